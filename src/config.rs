@@ -1,0 +1,94 @@
+//! Every number a user may turn, its default, and what it costs.
+
+use std::time::Duration;
+
+/// What one peer may cost. Each is a flag of the program (`--max-message` and so on).
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes in one message, all fragments together; more is answered with close code 1009. An incomplete
+    /// message holds at most twice what was received of it.
+    pub max_message: u32,
+    /// Frames in one message; more is answered with close code 1008.
+    pub max_fragments: u32,
+    /// Bytes of a request head; more is answered with status 431.
+    pub max_head: u32,
+    /// Headers in a request, at most 128; more is answered with status 431.
+    pub max_headers: u32,
+    /// From accept to the end of the request head, absolute: bytes that trickle in do not extend it.
+    pub handshake_timeout: Duration,
+    /// A connection that was silent for so long (plus or minus 10 %, so that connections made together are not
+    /// pinged together) is sent a ping. Zero: no pings.
+    pub ping_interval: Duration,
+    /// A connection that stays silent for so long after a ping is gone.
+    pub pong_timeout: Duration,
+    /// From our Close, or the end of what we had to say, to the end of the connection.
+    pub close_timeout: Duration,
+    /// Bytes that may wait for one connection. What would go over it closes the connection with 1013; into an
+    /// empty queue a frame is always taken, whatever its size.
+    pub queue_hard: u32,
+    /// A connection that takes nothing of what waits for it for so long is closed with 1013.
+    pub progress_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message: 1024 * 1024,
+            max_fragments: 1024,
+            max_head: 8 * 1024,
+            max_headers: 64,
+            handshake_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(25),
+            pong_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            queue_hard: 256 * 1024,
+            progress_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How a server is laid out.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Addresses to listen on, as `HOST:PORT`; a host name stands for all its addresses.
+    pub listen: Vec<String>,
+    /// Worker threads; each has its own loop, listener and connections.
+    pub threads: usize,
+    /// Connections that wait to be accepted, per listener and thread.
+    pub backlog: u32,
+    /// Connections in all; `None` for what the descriptors allow.
+    pub max_conns: Option<usize>,
+    /// Whether each worker has a descriptor table of its own.
+    pub tables: DescriptorTables,
+    /// What one peer may cost.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec!["localhost:8080".to_owned()],
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            backlog: 4096,
+            max_conns: None,
+            tables: DescriptorTables::Shared,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Who shares a descriptor table; see [`fdtable`](crate::net::fdtable).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DescriptorTables {
+    /// The whole process has one, and with it one limit. The default of the crate, because it is always right.
+    Shared,
+    /// Each worker has its own, and the limit to itself. The program runs so. In an application of your own,
+    /// keep to one rule: files and sockets that an [`App`](crate::App) uses are opened *by* that app (in its
+    /// constructor or its callbacks), because a descriptor from another thread is not there, or is another
+    /// file's.
+    PerWorker,
+}
+
+/// Descriptors of each table that are not for connections: standard streams, polls, wakers, listeners, and
+/// whatever an application has open.
+pub const DESCRIPTOR_RESERVE: u64 = 64;

@@ -1,0 +1,286 @@
+//! Topics, their members, and fan-out: pure data, which knows no socket.
+//!
+//! Each worker has one hub and shares nothing with the others but encoded frames. What is published in one turn
+//! of the loop is gathered by topic ([`batch`]), sealed at its end, and handed out member by member as resumable
+//! work: a topic with 50,000 members does not hold the loop.
+//!
+//! A member is a slot number; whoever gives it out must call [`Hub::leave_all`] before it is used again.
+
+pub mod batch;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use slab::Slab;
+
+use batch::{Batch, Pending};
+
+/// Nobody: the mark of a place in a topic whose member has left while a fan-out was under way, and the end of
+/// a list.
+const NONE: u32 = u32::MAX;
+
+/// The topics of one worker.
+#[derive(Debug, Default)]
+pub struct Hub {
+    names: HashMap<Arc<str>, u32>,
+    topics: Slab<Topic>,
+    nodes: Slab<Node>,
+    /// By slot: the member's first membership.
+    heads: Vec<u32>,
+    /// Topics that were published to in this turn.
+    dirty: Vec<u32>,
+    jobs: VecDeque<Job>,
+    /// Messages due to members that left before their turn came.
+    missed: u64,
+    /// Bytes published in this turn.
+    pending_bytes: usize,
+    /// Bytes of batches that are done with.
+    finished_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Topic {
+    name: Arc<str>,
+    members: Vec<Place>,
+    /// Places that are taken.
+    live: u32,
+    /// Fan-outs under way: while there are any, no member changes its place.
+    jobs: u32,
+    pending: Pending,
+}
+
+/// A place in a topic: 8 bytes for each membership.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    slot: u32,
+    node: u32,
+}
+
+/// The other end of a membership: from a member to its places.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    topic: u32,
+    index: u32,
+    next: u32,
+}
+
+/// A fan-out under way: a batch on its way through the members that the topic had when it was sealed.
+#[derive(Debug)]
+struct Job {
+    topic: u32,
+    batch: Batch,
+    cursor: u32,
+    end: u32,
+}
+
+impl Hub {
+    /// Makes `slot` a member. Returns false where it was one already.
+    pub fn subscribe(&mut self, slot: u32, topic: &str) -> bool {
+        let id = self.topic_or_new(topic);
+        if self.membership(slot, id).is_some() {
+            return false;
+        }
+        if self.heads.len() <= slot as usize {
+            self.heads.resize(slot as usize + 1, NONE);
+        }
+        let topic = &mut self.topics[id as usize];
+        let index = topic.members.len() as u32;
+        let next = std::mem::replace(&mut self.heads[slot as usize], self.nodes.vacant_key() as u32);
+        let node = self.nodes.insert(Node { topic: id, index, next }) as u32;
+        topic.members.push(Place { slot, node });
+        topic.live += 1;
+        true
+    }
+
+    /// Ends a membership. Returns false where there was none.
+    pub fn unsubscribe(&mut self, slot: u32, topic: &str) -> bool {
+        let Some(&id) = self.names.get(topic) else { return false };
+        let Some(node) = self.membership(slot, id) else { return false };
+        let next = self.nodes[node as usize].next;
+        if self.heads[slot as usize] == node {
+            self.heads[slot as usize] = next;
+        } else {
+            let mut before = self.heads[slot as usize];
+            while self.nodes[before as usize].next != node {
+                before = self.nodes[before as usize].next;
+            }
+            self.nodes[before as usize].next = next;
+        }
+        self.vacate(slot, node);
+        true
+    }
+
+    /// Ends all memberships of `slot`.
+    pub fn leave_all(&mut self, slot: u32) {
+        let Some(head) = self.heads.get_mut(slot as usize) else { return };
+        let mut node = std::mem::replace(head, NONE);
+        while node != NONE {
+            let next = self.nodes[node as usize].next;
+            self.vacate(slot, node);
+            node = next;
+        }
+    }
+
+    /// How many members a topic has on this worker.
+    pub fn member_count(&self, topic: &str) -> usize {
+        self.names.get(topic).map_or(0, |&id| self.topics[id as usize].live as usize)
+    }
+
+    /// Adds a message, as one encoded frame, to what `topic` gets in this turn; all but `except`.
+    pub fn publish(&mut self, topic: &str, frame: batch::FrameRef<'_>, except: Option<u32>) {
+        let id = self.topic_or_new(topic);
+        let topic = &mut self.topics[id as usize];
+        if topic.pending.is_empty() {
+            self.dirty.push(id);
+        }
+        self.pending_bytes += frame.wire_len();
+        topic.pending.push(frame, except);
+    }
+
+    /// Ends the turn: what was published becomes fan-out work, and `remote` gets each topic's batch to pass to
+    /// the other workers.
+    pub fn seal(&mut self, mut remote: impl FnMut(&Arc<str>, &Batch)) {
+        self.pending_bytes = 0;
+        for id in std::mem::take(&mut self.dirty) {
+            let topic = &mut self.topics[id as usize];
+            let batch = topic.pending.seal();
+            remote(&topic.name, &batch);
+            self.start(id, batch);
+            self.drop_if_unused(id);
+        }
+    }
+
+    /// Starts the fan-out of a batch from another worker to the members here.
+    pub fn receive(&mut self, topic: &str, batch: Batch) {
+        match self.names.get(topic) {
+            Some(&id) => self.start(id, batch),
+            None => self.finished_bytes += batch.wire_len(),
+        }
+    }
+
+    /// Whether fan-out is under way.
+    pub fn has_work(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// The next delivery: a member and the batch it gets. Batches are done in the order in which they were
+    /// sealed, so that each member gets one sender's messages in order.
+    pub fn next_delivery(&mut self) -> Option<(u32, &Batch)> {
+        loop {
+            let job = self.jobs.front_mut()?;
+            let members = &self.topics[job.topic as usize].members;
+            while job.cursor < job.end {
+                let slot = members[job.cursor as usize].slot;
+                job.cursor += 1;
+                if slot != NONE {
+                    return self.jobs.front().map(|job| (slot, &job.batch));
+                }
+            }
+            let topic = job.topic;
+            self.finished_bytes += job.batch.wire_len();
+            self.jobs.pop_front();
+            self.topics[topic as usize].jobs -= 1;
+            self.compact(topic);
+            self.drop_if_unused(topic);
+        }
+    }
+
+    /// Messages due to members that had left when their turn came, since the last call.
+    pub fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
+    }
+
+    /// Bytes published in this turn, not sealed yet.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// Bytes of batches that every member here has had, since the last call.
+    pub fn take_finished_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.finished_bytes)
+    }
+
+    /// Queues the fan-out of a batch to the members of now.
+    fn start(&mut self, id: u32, batch: Batch) {
+        let topic = &mut self.topics[id as usize];
+        if topic.live == 0 {
+            self.finished_bytes += batch.wire_len();
+            return;
+        }
+        topic.jobs += 1;
+        self.jobs.push_back(Job { topic: id, batch, cursor: 0, end: topic.members.len() as u32 });
+    }
+
+    fn topic_or_new(&mut self, name: &str) -> u32 {
+        if let Some(&id) = self.names.get(name) {
+            return id;
+        }
+        let name: Arc<str> = Arc::from(name);
+        let topic = Topic {
+            name: Arc::clone(&name),
+            members: Vec::new(),
+            live: 0,
+            jobs: 0,
+            pending: Pending::default(),
+        };
+        let id = self.topics.insert(topic) as u32;
+        self.names.insert(name, id);
+        id
+    }
+
+    /// The node of `slot`'s membership in a topic. Members are in few topics: the list is short.
+    fn membership(&self, slot: u32, topic: u32) -> Option<u32> {
+        let mut node = *self.heads.get(slot as usize)?;
+        while node != NONE {
+            let Node { topic: other, next, .. } = self.nodes[node as usize];
+            if other == topic {
+                return Some(node);
+            }
+            node = next;
+        }
+        None
+    }
+
+    /// Frees a membership's node, which is in no list any more, and its place.
+    fn vacate(&mut self, slot: u32, node: u32) {
+        let Node { topic: id, index, .. } = self.nodes.remove(node as usize);
+        let topic = &mut self.topics[id as usize];
+        topic.live -= 1;
+        if topic.jobs == 0 {
+            topic.members.swap_remove(index as usize);
+            if let Some(moved) = topic.members.get(index as usize) {
+                self.nodes[moved.node as usize].index = index;
+            }
+            self.drop_if_unused(id);
+            return;
+        }
+        // A cursor is somewhere in the list: leave a gap rather than move a member across it.
+        topic.members[index as usize].slot = NONE;
+        for job in self.jobs.iter().filter(|job| job.topic == id && (job.cursor..job.end).contains(&index)) {
+            self.missed += u64::from(job.batch.messages_for(slot));
+        }
+    }
+
+    /// Closes the gaps once no cursor is in the list.
+    fn compact(&mut self, id: u32) {
+        let topic = &mut self.topics[id as usize];
+        if topic.jobs > 0 || topic.live as usize == topic.members.len() {
+            return;
+        }
+        topic.members.retain(|place| place.slot != NONE);
+        for (index, place) in topic.members.iter().enumerate() {
+            self.nodes[place.node as usize].index = index as u32;
+        }
+    }
+
+    fn drop_if_unused(&mut self, id: u32) {
+        let topic = &self.topics[id as usize];
+        if topic.live == 0 && topic.jobs == 0 && topic.pending.is_empty() {
+            let topic = self.topics.remove(id as usize);
+            self.names.remove(&topic.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! A WebSocket server for connection scale: one epoll loop per core, frames that are encoded once and shared by
+//! all who receive them, no async runtime.
+//!
+//! ```no_run
+//! use wsd::{App, Context, Message, Server};
+//!
+//! /// A chat: everything goes to everyone.
+//! struct Chat;
+//!
+//! impl App for Chat {
+//!     fn on_open(&mut self, cx: &mut Context<'_>) {
+//!         cx.subscribe("chat");
+//!         cx.send("Welcome!");
+//!     }
+//!
+//!     fn on_message(&mut self, cx: &mut Context<'_>, message: Message<'_>) {
+//!         cx.publish("chat", message);
+//!     }
+//! }
+//!
+//! // Listens on localhost:8080 with one worker for each core, until Ctrl-C.
+//! Server::builder().app(|| Chat).run()?;
+//! # Ok::<(), wsd::RunError>(())
+//! ```
+//!
+//! # Threads
+//!
+//! ```text
+//!                     main thread: signals, start and stop
+//!                        │ mail              │ mail
+//!      ┌─────────────────▼──────┐   ┌────────▼───────────────┐
+//!      │ worker 0               │   │ worker 1               │   ... one per core
+//!      │ listener (REUSEPORT)   │   │ listener (REUSEPORT)   │
+//!      │ epoll, read buffer     │   │ epoll, read buffer     │
+//!      │ connections  ◀─ hub    │   │ connections  ◀─ hub    │
+//!      │ one value of each app  │   │ one value of each app  │
+//!      └───────────────┬────────┘   └────────▲───────────────┘
+//!                      └── (topic, Arc frames)┘
+//!                          mailbox + eventfd
+//! ```
+//!
+//! A connection stays on the worker that accepted it. Nothing is shared between workers but encoded frames: what
+//! is published on one goes to the mailboxes of the others, and each hands it to its own members.
+//!
+//! # Layers
+//!
+//! A module imports only what stands below it; `tests/layering.rs` holds that.
+//!
+//! ```text
+//! server           threads, signals, start and stop
+//! apps             echo, broadcast, sink: products and examples at once
+//! net              the I/O shell: the only place with sockets, polls and the clock
+//! http             what a plain GET gets
+//! route            which app a path belongs to
+//! app              the App trait and its orders, which are data
+//! conn             one connection as a state machine without I/O
+//! hub              topics, members, fan-out: pure data
+//! proto            RFC 6455 as bytes and rules
+//! id config metrics
+//! ```
+
+mod app;
+pub mod apps;
+pub mod config;
+pub mod conn;
+pub mod http;
+pub mod hub;
+pub mod id;
+pub mod metrics;
+pub mod net;
+pub mod proto;
+mod route;
+mod server;
+
+pub use app::{Admission, App, Context};
+pub use config::{Config, DescriptorTables, Limits};
+pub use http::Page;
+pub use id::ConnId;
+pub use metrics::Metrics;
+pub use proto::handshake::Request;
+pub use proto::{Close, CloseCode, Message};
+pub use route::InvalidRoute;
+pub use server::{Builder, Ceiling, Handle, Remote, RunError, Server, StartError};

@@ -1,0 +1,215 @@
+//! Listening sockets: resolving, binding, and accepting when descriptors run out.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::id::Millis;
+
+/// Unsent bytes that the kernel may hold for one socket before it stops taking more. Little, so that slow
+/// readers are seen here, where they are counted, and not in kernel memory.
+const NOTSENT_LOWAT: u32 = 16 * 1024;
+
+/// The kernel gives a connection up when sent data is not acknowledged for so long.
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// After an accept that failed for lack of descriptors, the first and the longest pause.
+const RETRY_MIN: Duration = Duration::from_millis(10);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Ports to try where one is needed that is free on several addresses.
+const PORT_TRIES: usize = 16;
+
+/// All addresses of a `HOST:PORT`.
+///
+/// `localhost` is both loopback addresses, whatever the hosts file says: clients try either one first (RFC 6761
+/// section 6.3 lets a resolver answer by itself).
+pub(crate) fn resolve(listen: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Some(port) = listen.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
+        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
+    }
+    let mut addresses: Vec<SocketAddr> = listen.to_socket_addrs()?.collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address"));
+    }
+    Ok(addresses)
+}
+
+/// Takes addresses for this process before any worker listens on them.
+///
+/// Listeners with `SO_REUSEPORT` would share a port with another server of the same user without a word, so each
+/// port is first bound without it: that fails where anybody listens. For port 0 the port is chosen here, the same
+/// one for all addresses of a name. The sockets keep the ports until the workers have bound theirs; they do not
+/// listen, so nothing is queued on them.
+pub(crate) fn reserve(addresses: &[SocketAddr]) -> io::Result<(Vec<SocketAddr>, Vec<Socket>)> {
+    let chooses = addresses.len() > 1 && addresses.iter().all(|address| address.port() == 0);
+    // The port that is free on the first address may be taken on the next.
+    for _ in 1..if chooses { PORT_TRIES } else { 1 } {
+        match try_reserve(addresses) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            outcome => return outcome,
+        }
+    }
+    try_reserve(addresses)
+}
+
+fn try_reserve(addresses: &[SocketAddr]) -> io::Result<(Vec<SocketAddr>, Vec<Socket>)> {
+    let mut taken = Vec::with_capacity(addresses.len());
+    let mut held = Vec::with_capacity(addresses.len());
+    let mut port = None;
+    for &address in addresses {
+        let mut address = address;
+        if address.port() == 0 {
+            address.set_port(port.unwrap_or(0));
+        }
+        let probe = if address.port() == 0 { Ok(()) } else { bind(address, false).map(drop) };
+        let socket = match probe.and_then(|()| bind(address, true)) {
+            Ok(socket) => socket,
+            // A machine without IPv6 still has its other addresses.
+            Err(error) if address.is_ipv6() && !held.is_empty() && is_unsupported(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        let bound = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        port = Some(bound.port());
+        taken.push(bound);
+        held.push(socket);
+    }
+    Ok((taken, held))
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT))
+}
+
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a former run in TIME_WAIT do not keep the port; a listener does.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(reuse_port)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// One worker's listener on one address.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    /// Kept to be given up when there is no other descriptor: with it a connection can be taken off the queue and
+    /// turned away. On an edge-triggered listener a connection left in the queue is silence for good.
+    reserve: Option<std::fs::File>,
+    retry: Option<(Millis, Duration)>,
+}
+
+/// What one accept came to.
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    /// A connection.
+    Stream(TcpStream),
+    /// A connection that can only be turned away: its descriptor is the last one.
+    TurnAway(TcpStream),
+    /// None is waiting.
+    Empty,
+    /// The peer had gone before it was accepted; try the next.
+    Aborted,
+    /// Out of descriptors or memory; try again at [`Listener::retry_at`].
+    Exhausted(io::Error),
+}
+
+impl Listener {
+    /// Listens on `address`, together with every other worker.
+    ///
+    /// The options are set once, here: Linux hands them down to the sockets that are accepted.
+    pub(crate) fn open(address: SocketAddr, backlog: u32) -> io::Result<Self> {
+        let socket = bind(address, true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        socket.set_nonblocking(true)?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        let socket = TcpListener::from_std(socket.into());
+        Ok(Self { socket, reserve: open_reserve(), retry: None })
+    }
+
+    /// Takes one connection off the queue.
+    pub(crate) fn accept(&mut self, now: Millis) -> Accepted {
+        match self.socket.accept() {
+            Ok((stream, _)) => {
+                self.retry = None;
+                Accepted::Stream(stream)
+            }
+            Err(error) => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(rustix::io::Errno::AGAIN) => Accepted::Empty,
+                // accept(2): "treat them like EAGAIN by retrying": errors of the connection, not of ours.
+                Some(
+                    rustix::io::Errno::INTR
+                    | rustix::io::Errno::CONNABORTED
+                    | rustix::io::Errno::PROTO
+                    | rustix::io::Errno::NETDOWN
+                    | rustix::io::Errno::NETUNREACH
+                    | rustix::io::Errno::HOSTDOWN
+                    | rustix::io::Errno::HOSTUNREACH
+                    | rustix::io::Errno::PERM,
+                ) => Accepted::Aborted,
+                _ => self.exhausted(now, error),
+            },
+        }
+    }
+
+    /// When to accept again without waiting for an event.
+    pub(crate) fn retry_at(&self) -> Option<Millis> {
+        self.retry.map(|(at, _)| at)
+    }
+
+    fn exhausted(&mut self, now: Millis, error: io::Error) -> Accepted {
+        if self.reserve.take().is_some()
+            && let Ok((stream, _)) = self.socket.accept()
+        {
+            return Accepted::TurnAway(stream);
+        }
+        self.restock();
+        let pause = self.retry.map_or(RETRY_MIN, |(_, pause)| (pause * 2).min(RETRY_MAX));
+        self.retry = Some((now.after(pause), pause));
+        Accepted::Exhausted(error)
+    }
+
+    /// Takes back the reserve, after a connection was turned away.
+    pub(crate) fn restock(&mut self) {
+        if self.reserve.is_none() {
+            self.reserve = open_reserve();
+        }
+    }
+}
+
+fn open_reserve() -> Option<std::fs::File> {
+    std::fs::File::open("/dev/null").ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_all_its_addresses_with_one_port() {
+        let addresses = resolve("localhost:0").expect("localhost resolves");
+        let (taken, _held) = reserve(&addresses).expect("port 0 is always free");
+        assert!(taken.iter().all(|address| address.port() == taken[0].port() && address.ip().is_loopback()));
+    }
+
+    #[test]
+    fn a_port_where_somebody_listens_is_taken_even_with_reuse_port() {
+        let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");
+        let _listener = Listener::open(taken[0], 16).expect("held for us");
+        let error = reserve(&taken).expect_err("somebody listens");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}

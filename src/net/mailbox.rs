@@ -1,0 +1,125 @@
+//! What workers say to each other, and the wake-up that goes with it.
+//!
+//! Wake-ups are coalesced: the sender puts its mail in, then sets a flag, and writes to the event descriptor only
+//! where the flag was clear; the receiver clears the flag *before* it takes the mail out. Mail that arrives in
+//! between finds the flag clear and wakes once too often, never once too little.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::hub::batch::Batch;
+
+/// A message to a worker.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// To be delivered to the topic's members there.
+    Publish { topic: Arc<str>, batch: Batch },
+    /// Stop accepting, close every connection, and end.
+    Shutdown,
+}
+
+/// One worker's mailbox. The descriptor is opened before any thread has a table of its own, and closed after all
+/// of them have ended, so its number is the same in every table.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    mail: Mutex<Vec<Mail>>,
+    notified: AtomicBool,
+    /// Bytes of batches that the worker has yet to fan out, from itself and from others.
+    backlog: AtomicUsize,
+    event: OwnedFd,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            mail: Mutex::default(),
+            notified: AtomicBool::new(false),
+            backlog: AtomicUsize::new(0),
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    pub(crate) fn post(&self, mail: Mail) {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner).push(mail);
+        if !self.notified.swap(true, Ordering::SeqCst) {
+            // The counter is never read, so the write fails only after 2^64 of them. Each one is an edge.
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Takes out all mail, oldest first.
+    pub(crate) fn take(&self, into: &mut Vec<Mail>) {
+        self.notified.store(false, Ordering::SeqCst);
+        into.append(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn backlog(&self) -> usize {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_backlog(&self, bytes: usize) {
+        self.backlog.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub_backlog(&self, bytes: usize) {
+        self.backlog.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl AsRawFd for Mailbox {
+    fn as_raw_fd(&self) -> RawFd {
+        self.event.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wakes(mailbox: &Mailbox) -> u64 {
+        let mut bytes = [0; 8];
+        match rustix::io::read(&mailbox.event, &mut bytes) {
+            Ok(_) => u64::from_ne_bytes(bytes),
+            Err(_) => 0,
+        }
+    }
+
+    #[test]
+    fn one_wake_for_any_amount_of_mail_until_it_is_taken() {
+        let mailbox = Mailbox::new().expect("a descriptor");
+        for _ in 0..10 {
+            mailbox.post(Mail::Shutdown);
+        }
+        assert_eq!(wakes(&mailbox), 1);
+        let mut mail = Vec::new();
+        mailbox.take(&mut mail);
+        assert_eq!(mail.len(), 10);
+        mailbox.post(Mail::Shutdown);
+        assert_eq!(wakes(&mailbox), 1);
+    }
+
+    #[test]
+    fn nothing_is_lost_between_threads() {
+        let mailbox = Arc::new(Mailbox::new().expect("a descriptor"));
+        let senders: Vec<_> = (0..4)
+            .map(|_| {
+                let mailbox = Arc::clone(&mailbox);
+                std::thread::spawn(move || (0..1_000).for_each(|_| mailbox.post(Mail::Shutdown)))
+            })
+            .collect();
+        let mut mail = Vec::new();
+        while mail.len() < 4_000 {
+            let mut fds = [rustix::event::PollFd::new(&mailbox.event, rustix::event::PollFlags::IN)];
+            let limit = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+            assert_ne!(rustix::event::poll(&mut fds, Some(&limit)), Ok(0), "mail without a wake-up");
+            let _ = wakes(&mailbox);
+            mailbox.take(&mut mail);
+        }
+        senders.into_iter().for_each(|sender| sender.join().expect("no panic"));
+        assert_eq!(mail.len(), 4_000);
+    }
+}

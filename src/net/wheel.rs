@@ -1,0 +1,115 @@
+//! Deadlines: a hashed wheel of keys. An entry is a hint to look at a connection at about that time; the
+//! connection knows its real deadline, so a deadline that moves later costs nothing until then.
+
+use super::slots::Key;
+use crate::id::Millis;
+
+/// How late a deadline may be noticed. The deadlines are seconds; at 128 ms an idle server hardly wakes.
+const TICK_MS: u64 = 128;
+
+/// 512 ticks: 65 seconds. What is further away is looked at then, and put back.
+const SPOKES: u64 = 512;
+
+#[derive(Debug)]
+pub(crate) struct Wheel {
+    spokes: Vec<Vec<Key>>,
+    /// The next tick to be handled.
+    tick: u64,
+    len: usize,
+}
+
+impl Wheel {
+    pub(crate) fn new() -> Self {
+        Self { spokes: (0..SPOKES).map(|_| Vec::new()).collect(), tick: 0, len: 0 }
+    }
+
+    /// Puts a key in for `at`, and returns when it will really come out: up to a tick later, or earlier where
+    /// `at` is beyond the wheel.
+    pub(crate) fn insert(&mut self, key: Key, at: Millis) -> Millis {
+        let tick = at.0.div_ceil(TICK_MS).clamp(self.tick, self.tick + SPOKES - 1);
+        self.spokes[(tick % SPOKES) as usize].push(key);
+        self.len += 1;
+        Millis(tick * TICK_MS)
+    }
+
+    /// Moves the keys that are due to `due`.
+    pub(crate) fn expire(&mut self, now: Millis, due: &mut Vec<Key>) {
+        let last = now.0 / TICK_MS;
+        if self.len == 0 {
+            self.tick = self.tick.max(last + 1);
+            return;
+        }
+        // After a suspend one round is enough: each spoke is emptied once.
+        let first = self.tick.max((last + 1).saturating_sub(SPOKES));
+        for tick in first..=last {
+            let spoke = &mut self.spokes[(tick % SPOKES) as usize];
+            self.len -= spoke.len();
+            due.append(spoke);
+            if spoke.capacity() > 64 {
+                spoke.shrink_to(64);
+            }
+        }
+        self.tick = self.tick.max(last + 1);
+    }
+
+    /// When something is due next.
+    pub(crate) fn next(&self) -> Option<Millis> {
+        if self.len == 0 {
+            return None;
+        }
+        let spokes =
+            (self.tick..self.tick + SPOKES).find(|tick| !self.spokes[(tick % SPOKES) as usize].is_empty());
+        spokes.map(|tick| Millis(tick * TICK_MS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(slot: u32) -> Key {
+        Key { slot, generation: 1 }
+    }
+
+    fn due(wheel: &mut Wheel, now: u64) -> Vec<u32> {
+        let mut due = Vec::new();
+        wheel.expire(Millis(now), &mut due);
+        due.into_iter().map(|key| key.slot).collect()
+    }
+
+    #[test]
+    fn never_early_and_at_most_a_tick_late() {
+        for at in [0, 1, 127, 128, 129, 5_000, 60_000] {
+            let mut wheel = Wheel::new();
+            let out = wheel.insert(key(1), Millis(at));
+            assert!(out.0 >= at && out.0 < at + TICK_MS);
+            assert_eq!(wheel.next(), Some(out));
+            if out.0 > 0 {
+                assert_eq!(due(&mut wheel, out.0 - 1), []);
+            }
+            assert_eq!(due(&mut wheel, out.0), [1]);
+            assert_eq!(wheel.next(), None);
+        }
+    }
+
+    #[test]
+    fn far_deadlines_come_out_at_the_rim() {
+        let mut wheel = Wheel::new();
+        let out = wheel.insert(key(1), Millis::NEVER);
+        assert_eq!(out, Millis((SPOKES - 1) * TICK_MS));
+        assert_eq!(due(&mut wheel, out.0), [1]);
+    }
+
+    #[test]
+    fn a_long_sleep_empties_every_spoke_once() {
+        let mut wheel = Wheel::new();
+        for slot in 0..SPOKES as u32 {
+            wheel.insert(key(slot), Millis(u64::from(slot) * TICK_MS));
+        }
+        let mut out = due(&mut wheel, 10_000_000);
+        out.sort_unstable();
+        assert_eq!(out, (0..SPOKES as u32).collect::<Vec<_>>());
+        let later = wheel.insert(key(7), Millis(0));
+        assert!(later.0 > 10_000_000, "the past is the next tick");
+    }
+}

@@ -1,0 +1,195 @@
+//! The client's side of the opening handshake, section 4.1: asks, and checks the answer.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{accept_key, list_elements};
+use crate::proto::Status;
+
+/// The most headers that a server's answer may have.
+const RESPONSE_HEADERS_MAX: usize = 64;
+
+/// The longest answer that is waited for.
+const RESPONSE_BYTES_MAX: usize = 16 * 1024;
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientRequest<'a> {
+    /// `Host`: the authority of the URL, with its port unless it is the default one.
+    pub host: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    /// From [`ClientRequest::key`].
+    pub key: &'a str,
+    /// `Origin`, as browsers send it.
+    pub origin: Option<&'a str>,
+    /// Offered subprotocols, the best one first.
+    pub subprotocols: &'a [&'a str],
+    /// Further headers.
+    pub headers: &'a [(&'a str, &'a str)],
+}
+
+impl ClientRequest<'_> {
+    /// `Sec-WebSocket-Key` for a nonce, which must be random for each connection.
+    pub fn key(nonce: [u8; 16]) -> String {
+        STANDARD.encode(nonce)
+    }
+
+    /// Appends the request to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut line = |parts: &[&str]| {
+            for part in parts {
+                out.extend_from_slice(part.as_bytes());
+            }
+            out.extend_from_slice(b"\r\n");
+        };
+        line(&["GET ", self.target, " HTTP/1.1"]);
+        line(&["Host: ", self.host]);
+        line(&["Upgrade: websocket"]);
+        line(&["Connection: Upgrade"]);
+        line(&["Sec-WebSocket-Key: ", self.key]);
+        line(&["Sec-WebSocket-Version: 13"]);
+        if let Some(origin) = self.origin {
+            line(&["Origin: ", origin]);
+        }
+        if !self.subprotocols.is_empty() {
+            line(&["Sec-WebSocket-Protocol: ", &self.subprotocols.join(", ")]);
+        }
+        for (name, value) in self.headers {
+            line(&[name, ": ", value]);
+        }
+        line(&[]);
+    }
+}
+
+/// A handshake that the server agreed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgraded {
+    /// Bytes of the answer; frames follow.
+    pub head_len: usize,
+    /// The subprotocol that the server chose.
+    pub subprotocol: Option<String>,
+}
+
+/// Why an answer is none that a client may go on with (section 4.1, the numbered list at its end).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResponseError {
+    /// Not HTTP, or too long.
+    Malformed,
+    /// Another status than 101.
+    Status(u16),
+    /// No `Upgrade: websocket`, or no `Connection: Upgrade`.
+    NotUpgraded,
+    /// `Sec-WebSocket-Accept` missing or wrong.
+    AcceptKey,
+    /// A subprotocol or an extension that was not asked for.
+    Unasked,
+}
+
+impl fmt::Display for ResponseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("the answer is not HTTP"),
+            Self::Status(status) => write!(f, "the server answered with status {status}"),
+            Self::NotUpgraded => f.write_str("the server answered 101 without upgrading to websocket"),
+            Self::AcceptKey => f.write_str("wrong Sec-WebSocket-Accept"),
+            Self::Unasked => f.write_str("the server chose a subprotocol or extension that was not offered"),
+        }
+    }
+}
+
+impl std::error::Error for ResponseError {}
+
+/// Checks the server's answer to a request made with `key` and `subprotocols`.
+///
+/// # Errors
+/// The server refused, or its answer does not prove that it speaks the protocol.
+pub fn parse_response(
+    bytes: &[u8],
+    key: &str,
+    subprotocols: &[&str],
+) -> Result<Status<Upgraded>, ResponseError> {
+    let mut slots = [httparse::EMPTY_HEADER; RESPONSE_HEADERS_MAX];
+    let mut parsed = httparse::Response::new(&mut slots);
+    let head_len = match parsed.parse(bytes) {
+        Ok(httparse::Status::Complete(head_len)) => head_len,
+        Ok(httparse::Status::Partial) if bytes.len() < RESPONSE_BYTES_MAX => return Ok(Status::Partial),
+        _ => return Err(ResponseError::Malformed),
+    };
+    let status = parsed.code.ok_or(ResponseError::Malformed)?;
+    if status != 101 {
+        return Err(ResponseError::Status(status));
+    }
+    let values = |name: &'static str| {
+        let named = parsed.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+        named.filter_map(|header| std::str::from_utf8(header.value).ok())
+    };
+    let has =
+        |name, token: &str| values(name).flat_map(list_elements).any(|it| it.eq_ignore_ascii_case(token));
+    if !has("upgrade", "websocket") || !has("connection", "upgrade") {
+        return Err(ResponseError::NotUpgraded);
+    }
+    let expected = accept_key(key.as_bytes());
+    if values("sec-websocket-accept").next().is_none_or(|accept| accept.trim().as_bytes() != expected) {
+        return Err(ResponseError::AcceptKey);
+    }
+    let subprotocol = values("sec-websocket-protocol").next().map(str::trim);
+    let unasked = subprotocol.is_some_and(|chosen| !subprotocols.contains(&chosen));
+    if unasked || values("sec-websocket-extensions").next().is_some() {
+        return Err(ResponseError::Unasked);
+    }
+    Ok(Status::Complete(Upgraded { head_len, subprotocol: subprotocol.map(str::to_owned) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::encode_accept;
+    use super::super::request::{Request, Upgrade};
+    use super::*;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    #[test]
+    fn our_request_is_one_that_our_server_takes() {
+        let mut out = Vec::new();
+        let request = ClientRequest {
+            host: "localhost:8080",
+            target: "/echo?a=b",
+            key: KEY,
+            origin: Some("http://localhost"),
+            subprotocols: &["v2", "v1"],
+            headers: &[("X-Test", "1")],
+        };
+        request.encode(&mut out);
+        let parsed = Request::parse(&out, 64).expect("sound");
+        assert_eq!(parsed.upgrade(), Upgrade::WebSocket { key: KEY });
+        assert_eq!(parsed.subprotocols().collect::<Vec<_>>(), ["v2", "v1"]);
+        assert_eq!((parsed.host(), parsed.header("x-test")), ("localhost:8080", Some("1")));
+    }
+
+    #[test]
+    fn our_answer_is_one_that_our_client_takes() {
+        let mut out = Vec::new();
+        encode_accept(&mut out, KEY, Some("v1"));
+        let head_len = out.len();
+        out.extend_from_slice(b"\x81\x00");
+        let upgraded = Upgraded { head_len, subprotocol: Some("v1".into()) };
+        assert_eq!(parse_response(&out, KEY, &["v1"]), Ok(Status::Complete(upgraded)));
+        for cut in 0..head_len {
+            assert_eq!(parse_response(&out[..cut], KEY, &["v1"]), Ok(Status::Partial));
+        }
+        assert_eq!(parse_response(&out, KEY, &["v2"]), Err(ResponseError::Unasked));
+        assert_eq!(parse_response(&out, "AAAAAAAAAAAAAAAAAAAAAA==", &["v1"]), Err(ResponseError::AcceptKey));
+    }
+
+    #[test]
+    fn answers_that_are_no_upgrade() {
+        let check = |text: &str| parse_response(text.as_bytes(), KEY, &[]);
+        assert_eq!(check("HTTP/1.1 404 Not Found\r\n\r\n"), Err(ResponseError::Status(404)));
+        assert_eq!(check("HTTP/1.1 101 S\r\nUpgrade: h2c\r\n\r\n"), Err(ResponseError::NotUpgraded));
+        assert_eq!(check("SSH-2.0-x\r\n\r\n"), Err(ResponseError::Malformed));
+    }
+}

@@ -1,0 +1,528 @@
+//! Threads, signals, start and stop. Knows no app.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::app::App;
+use crate::config::{Config, DESCRIPTOR_RESERVE, DescriptorTables, Limits};
+use crate::http::Page;
+use crate::hub::batch::{FrameRef, Pending};
+use crate::metrics::{Metrics, WorkerMetrics};
+use crate::net::fdtable;
+use crate::net::listener;
+use crate::net::mailbox::{Mail, Mailbox};
+use crate::net::worker::{Shared, Worker};
+use crate::proto::{Frame, Message};
+use crate::route::{InvalidRoute, Router};
+
+/// The way to a server: [`Server::builder`].
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// A server with the defaults of [`Config`], and no routes.
+    pub fn builder() -> Builder {
+        Builder { config: Config::default(), router: Router::default(), pages: Vec::new(), invalid: None }
+    }
+}
+
+/// A server that is being put together.
+#[derive(Debug)]
+pub struct Builder {
+    config: Config,
+    router: Router,
+    pages: Vec<Page>,
+    invalid: Option<InvalidRoute>,
+}
+
+impl Builder {
+    /// Takes all settings at once.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Listens on this `HOST:PORT` instead of `localhost:8080`; port 0 takes a free one.
+    #[must_use]
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.config.listen = vec![address.into()];
+        self
+    }
+
+    /// Worker threads, instead of one for each core.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.config.threads = threads;
+        self
+    }
+
+    /// What one peer may cost.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Who shares a descriptor table. Read the rule at [`DescriptorTables::PerWorker`] first.
+    #[must_use]
+    pub fn descriptor_tables(mut self, tables: DescriptorTables) -> Self {
+        self.config.tables = tables;
+        self
+    }
+
+    /// An app for every path. `make` is called once on each worker's thread.
+    #[must_use]
+    pub fn app<A: App + 'static>(self, make: impl Fn() -> A + Send + Sync + 'static) -> Self {
+        self.route("/*", make)
+    }
+
+    /// An app for a path, such as `/echo`, `/rooms/{room}` or `/files/*`. `make` is called once on each worker's
+    /// thread. A literal route wins over a pattern, and an earlier pattern over a later one.
+    #[must_use]
+    pub fn route<A: App + 'static>(
+        mut self,
+        pattern: &str,
+        make: impl Fn() -> A + Send + Sync + 'static,
+    ) -> Self {
+        if let Err(error) = self.router.add(pattern, Arc::new(move || Box::new(make()))) {
+            self.invalid.get_or_insert(error);
+        }
+        self
+    }
+
+    /// A page for plain GET requests. `/healthz` answers `ok` without one.
+    #[must_use]
+    pub fn page(mut self, page: Page) -> Self {
+        self.pages.push(page);
+        self
+    }
+
+    /// Starts the server, and returns when it accepts connections on all its addresses.
+    ///
+    /// # Errors
+    /// A route, an address or a number that cannot be served.
+    pub fn start(self) -> Result<Handle, StartError> {
+        start(self)
+    }
+
+    /// Starts the server and runs it until SIGINT or SIGTERM, which close every connection with 1001.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and failures of a worker's poll.
+    pub fn run(self) -> Result<(), RunError> {
+        self.run_with(|_| ())
+    }
+
+    /// As [`run`](Self::run), and calls `ready` when the server accepts connections.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_with(self, ready: impl FnOnce(&Handle)) -> Result<(), RunError> {
+        // Before the workers start: a signal may be handled on any thread, so the descriptor that its handler
+        // writes to must be in every table.
+        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(RunError::Worker)?;
+        let handle = self.start()?;
+        ready(&handle);
+        let (stopper, closer) = (handle.stopper(), signals.handle());
+        let waiter = thread::spawn(move || {
+            if signals.forever().next().is_some() {
+                stopper.shutdown();
+            }
+        });
+        let outcome = handle.join().map_err(RunError::Worker);
+        closer.close();
+        let _ = waiter.join();
+        outcome
+    }
+}
+
+/// A running server. Dropping it does not stop it.
+#[derive(Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    addresses: Vec<SocketAddr>,
+    ceiling: Ceiling,
+}
+
+/// Publishes to a running server, or stops it, from any thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    shared: Arc<Shared>,
+}
+
+/// How many connections a server can hold, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ceiling {
+    /// Connections in all.
+    pub connections: usize,
+    /// Descriptor tables among the workers: as many as workers, or one.
+    pub tables: usize,
+    /// Descriptors in each table.
+    pub descriptors: u64,
+    /// Whether the configuration set a lower number than the descriptors would allow.
+    pub configured: bool,
+    /// Whether the system refused tables that were asked for.
+    pub tables_refused: bool,
+}
+
+impl fmt::Display for Ceiling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "up to {} connections (", Grouped(self.connections as u64))?;
+        match (self.configured, self.tables) {
+            (true, _) => write!(f, "as configured")?,
+            (false, 1) => write!(f, "one table of {} descriptors", Grouped(self.descriptors))?,
+            (false, tables) => {
+                write!(f, "{tables} private tables of {} descriptors", Grouped(self.descriptors))?;
+            }
+        }
+        if self.tables_refused {
+            write!(f, "; the system refused private tables")?;
+        }
+        write!(f, ")")
+    }
+}
+
+/// A number with a comma after every three digits.
+struct Grouped(u64);
+
+impl fmt::Display for Grouped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        for (index, digit) in digits.chars().enumerate() {
+            if index > 0 && (digits.len() - index).is_multiple_of(3) {
+                f.write_str(",")?;
+            }
+            write!(f, "{digit}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a server did not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A route that cannot be served.
+    Route(InvalidRoute),
+    /// A setting out of its range.
+    Setting(&'static str),
+    /// An address that cannot be listened on.
+    Listen(String, io::Error),
+    /// The system refused a thread or a descriptor.
+    System(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Route(error) => error.fmt(f),
+            Self::Setting(what) => f.write_str(what),
+            Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "cannot listen on {address}: another program listens there")
+            }
+            Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::System(error) => write!(f, "cannot start: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Why a server that was run did not end well.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunError {
+    /// It did not start.
+    Start(StartError),
+    /// A worker failed.
+    Worker(io::Error),
+}
+
+impl From<StartError> for RunError {
+    fn from(error: StartError) -> Self {
+        Self::Start(error)
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(error) => error.fmt(f),
+            Self::Worker(error) => write!(f, "a worker failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+impl Handle {
+    /// The addresses that are listened on.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// How many connections it can hold.
+    pub fn ceiling(&self) -> Ceiling {
+        self.ceiling
+    }
+
+    /// What happened so far.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::sum(self.shared.metrics.iter().map(Arc::as_ref))
+    }
+
+    /// Publishes and stops from other threads.
+    pub fn remote(&self) -> Remote {
+        Remote { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Stops accepting, closes every connection with 1001 behind what is queued for it, and waits for the end:
+    /// at most 5 seconds.
+    ///
+    /// # Errors
+    /// A worker failed.
+    pub fn shutdown(self) -> io::Result<Metrics> {
+        self.stopper().shutdown();
+        let shared = Arc::clone(&self.shared);
+        self.join()?;
+        Ok(Metrics::sum(shared.metrics.iter().map(Arc::as_ref)))
+    }
+
+    /// Waits until the server has been stopped.
+    ///
+    /// # Errors
+    /// A worker failed; the others have been stopped.
+    pub fn join(self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+
+    fn stopper(&self) -> Remote {
+        self.remote()
+    }
+}
+
+impl Remote {
+    /// Sends a message to all members of a topic, on every worker.
+    pub fn publish<'m>(&self, topic: &str, message: impl Into<Message<'m>>) {
+        let mut pending = Pending::default();
+        pending.push(FrameRef::Shared(&Frame::message(message)), None);
+        let (topic, batch): (Arc<str>, _) = (Arc::from(topic), pending.seal());
+        for mailbox in &self.shared.mailboxes {
+            mailbox.add_backlog(batch.wire_len());
+            mailbox.post(Mail::Publish { topic: Arc::clone(&topic), batch: batch.clone() });
+        }
+    }
+
+    /// Begins a shutdown, as [`Handle::shutdown`] does, without waiting for its end.
+    pub fn shutdown(&self) {
+        for mailbox in &self.shared.mailboxes {
+            mailbox.post(Mail::Shutdown);
+        }
+    }
+}
+
+/// What a worker's thread says while it starts.
+enum Report {
+    /// Whether it has a descriptor table of its own.
+    Table(bool),
+    /// Whether it listens.
+    Opened(io::Result<()>),
+}
+
+/// What it is told then.
+struct Go {
+    addresses: Vec<SocketAddr>,
+    table_max: usize,
+}
+
+fn start(builder: Builder) -> Result<Handle, StartError> {
+    let Builder { config, router, pages, invalid } = builder;
+    if let Some(error) = invalid {
+        return Err(StartError::Route(error));
+    }
+    check(&config)?;
+    let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
+    let shared = Arc::new(Shared {
+        mailboxes: (0..config.threads)
+            .map(|_| Mailbox::new())
+            .collect::<Result<_, _>>()
+            .map_err(StartError::System)?,
+        metrics: (0..config.threads).map(|_| Arc::new(WorkerMetrics::default())).collect(),
+        router: Arc::new(router),
+        pages: pages.into(),
+        limits: config.limits.clone(),
+        backlog: config.backlog,
+        connections: AtomicUsize::new(0),
+        connections_max: AtomicUsize::new(0),
+    });
+
+    // Every thread first parts with the common table; only then are addresses bound, so that no table has a
+    // copy of another's sockets.
+    let (report, reports) = mpsc::channel();
+    let mut threads = Vec::with_capacity(config.threads);
+    let mut goes = Vec::with_capacity(config.threads);
+    for index in 0..config.threads {
+        let (go, wait) = mpsc::channel();
+        goes.push(go);
+        threads.push(spawn(index, config.tables, Arc::clone(&shared), report.clone(), wait)?);
+    }
+    drop(report);
+    let private = (0..config.threads).filter(|_| matches!(reports.recv(), Ok(Report::Table(true)))).count();
+    let ceiling = Ceiling::new(&config, private, descriptors);
+    shared.connections_max.store(ceiling.connections, Ordering::Relaxed);
+
+    // Dropping `goes` on an error lets the threads end.
+    let (addresses, reserved) = reserve(&config.listen)?;
+    let table_max = usize::try_from(descriptors.saturating_sub(DESCRIPTOR_RESERVE)).unwrap_or(usize::MAX);
+    for go in goes {
+        let _ = go.send(Go { addresses: addresses.clone(), table_max });
+    }
+    let handle = Handle { shared, threads, addresses, ceiling };
+    for _ in 0..config.threads {
+        let failure = match reports.recv() {
+            Ok(Report::Opened(Ok(()))) | Ok(Report::Table(_)) => continue,
+            Ok(Report::Opened(Err(error))) => StartError::Listen(config.listen.join(", "), error),
+            Err(_) => StartError::System(io::Error::other("a worker panicked while it started")),
+        };
+        let _ = handle.shutdown();
+        return Err(failure);
+    }
+    drop(reserved);
+    Ok(handle)
+}
+
+fn check(config: &Config) -> Result<(), StartError> {
+    if config.threads == 0 || config.threads > usize::from(u16::MAX) {
+        return Err(StartError::Setting("the number of threads must be 1 to 65535"));
+    }
+    if config.listen.is_empty() {
+        return Err(StartError::Setting("no address to listen on"));
+    }
+    Ok(())
+}
+
+type Reserved = (Vec<SocketAddr>, Vec<socket2::Socket>);
+
+fn reserve(listen: &[String]) -> Result<Reserved, StartError> {
+    let mut addresses = Vec::new();
+    let mut held = Vec::new();
+    for (index, text) in listen.iter().enumerate() {
+        if listen[..index].contains(text) {
+            continue;
+        }
+        let failed = |error| StartError::Listen(text.clone(), error);
+        let (taken, sockets) =
+            listener::reserve(&listener::resolve(text).map_err(failed)?).map_err(failed)?;
+        addresses.extend(taken);
+        held.extend(sockets);
+    }
+    Ok((addresses, held))
+}
+
+fn spawn(
+    index: usize,
+    tables: DescriptorTables,
+    shared: Arc<Shared>,
+    report: mpsc::Sender<Report>,
+    wait: mpsc::Receiver<Go>,
+) -> Result<JoinHandle<io::Result<()>>, StartError> {
+    let body = move || {
+        let private = tables == DescriptorTables::PerWorker && fdtable::unshare().is_ok();
+        let _ = report.send(Report::Table(private));
+        let Ok(Go { addresses, table_max }) = wait.recv() else { return Ok(()) };
+        // An app that cannot be made, or a worker that dies, must not leave the others serving half a server.
+        let guard = StopOnExit(Arc::clone(&shared));
+        match Worker::open(index, shared, &addresses, table_max) {
+            Ok(worker) => {
+                let _ = report.send(Report::Opened(Ok(())));
+                drop(report);
+                let outcome = worker.run();
+                drop(guard);
+                outcome
+            }
+            Err(error) => {
+                let _ = report.send(Report::Opened(Err(error)));
+                Ok(())
+            }
+        }
+    };
+    thread::Builder::new().name(format!("wsd-{index}")).spawn(body).map_err(StartError::System)
+}
+
+/// Stops the whole server when a worker's thread ends, however it ends.
+struct StopOnExit(Arc<Shared>);
+
+impl Drop for StopOnExit {
+    fn drop(&mut self) {
+        Remote { shared: Arc::clone(&self.0) }.shutdown();
+    }
+}
+
+impl Ceiling {
+    fn new(config: &Config, private: usize, descriptors: u64) -> Self {
+        let tables = if private == config.threads { config.threads } else { 1 };
+        let table_max = usize::try_from(descriptors.saturating_sub(DESCRIPTOR_RESERVE)).unwrap_or(usize::MAX);
+        let possible = table_max.saturating_mul(tables);
+        let connections = config.max_conns.map_or(possible, |max| max.min(possible));
+        Self {
+            connections,
+            tables,
+            descriptors,
+            configured: connections < possible,
+            tables_refused: config.tables == DescriptorTables::PerWorker && private < config.threads,
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("workers", &self.metrics.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ceiling_is_explained() {
+        let mut config = Config { threads: 4, tables: DescriptorTables::PerWorker, ..Config::default() };
+        let say = |config: &Config, private| Ceiling::new(config, private, 20_000).to_string();
+        assert_eq!(say(&config, 4), "up to 79,744 connections (4 private tables of 20,000 descriptors)");
+        assert_eq!(
+            say(&config, 0),
+            "up to 19,936 connections (one table of 20,000 descriptors; the system refused private tables)"
+        );
+        config.max_conns = Some(1_000);
+        assert_eq!(say(&config, 4), "up to 1,000 connections (as configured)");
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused() {
+        assert!(matches!(Server::builder().threads(0).start(), Err(StartError::Setting(_))));
+        let twice =
+            Server::builder().route("/a", crate::apps::Sink::default).route("/a", crate::apps::Sink::default);
+        assert!(matches!(twice.start(), Err(StartError::Route(_))));
+        let nowhere = Server::builder().listen("nonsense");
+        assert!(matches!(nowhere.start(), Err(StartError::Listen(_, _))));
+    }
+}
