@@ -40,8 +40,8 @@ const READ_PAUSE_BYTES: u32 = 64 * 1024;
 enum Phase {
     /// The request head is not complete.
     Handshake(Option<Box<Head>>),
-    /// Messages go both ways. `pinged`: silent until now, and asked whether it is still there.
-    Open { pinged: bool },
+    /// Messages go both ways. `pinged_at`: when it was asked whether it is still there; `NEVER` where it was not.
+    Open { pinged_at: Millis },
     /// Our Close is out (or queued); what comes before the peer's is not looked at.
     CloseSent,
     /// Everything is said; what is queued goes out. `lingers`: the peer may still be sending.
@@ -207,7 +207,7 @@ impl Conn {
 
     /// The handshake succeeded: frames follow.
     pub fn open(&mut self, now: Millis, limits: &Limits) {
-        self.phase = Phase::Open { pinged: false };
+        self.phase = Phase::Open { pinged_at: Millis::NEVER };
         self.last_input = now;
         self.deadline = self.next_ping(limits);
     }
@@ -407,7 +407,7 @@ impl Conn {
             self.outbox.as_ref().is_some_and(|it| now >= it.progress_at().after(limits.progress_timeout));
         match self.phase {
             Phase::Open { .. } if stalled => self.shed(now, limits, metrics),
-            Phase::Open { pinged } => self.keep_alive(now, pinged, limits, out),
+            Phase::Open { pinged_at } => self.keep_alive(now, pinged_at, limits, out),
             Phase::Handshake(_) if now >= self.deadline => {
                 self.finish(now, limits);
                 None
@@ -429,24 +429,30 @@ impl Conn {
     }
 
     /// Silence is answered with a ping, silence after a ping with the end.
-    fn keep_alive(&mut self, now: Millis, pinged: bool, limits: &Limits, out: &mut Vec<u8>) -> Option<Ended> {
+    fn keep_alive(
+        &mut self,
+        now: Millis,
+        pinged_at: Millis,
+        limits: &Limits,
+        out: &mut Vec<u8>,
+    ) -> Option<Ended> {
         if limits.ping_interval.is_zero() || now < self.deadline {
             return None;
         }
         // A peer that takes what waits for it is alive, even if it has nothing to say.
         let alive_at =
             self.outbox.as_ref().map_or(self.last_input, |it| it.progress_at().max(self.last_input));
-        if pinged && alive_at.after(limits.pong_timeout) <= now {
+        if pinged_at != Millis::NEVER && alive_at < pinged_at {
             self.phase = Phase::Gone;
             let close = Close::new(CloseCode::ABNORMAL, "no answer to a ping");
             return Some(Ended { close, cause: Cause::Silent });
         }
         self.last_input = alive_at;
         self.deadline = self.next_ping(limits);
-        let due = now >= self.deadline;
-        self.phase = Phase::Open { pinged: due };
-        if due {
+        self.phase = Phase::Open { pinged_at: Millis::NEVER };
+        if now >= self.deadline {
             frame::encode(out, OpCode::Ping, b"", None);
+            self.phase = Phase::Open { pinged_at: now };
             self.deadline = now.after(limits.pong_timeout);
         }
         None
