@@ -1,7 +1,7 @@
 //! A WebSocket server for connection scale: one epoll loop per core, frames that are encoded once and shared by
 //! all who receive them, no async runtime.
 //!
-//! ```no_run
+//! ```
 //! use wsd::{App, Context, Message, Server};
 //!
 //! /// A chat: everything goes to everyone.
@@ -18,9 +18,12 @@
 //!     }
 //! }
 //!
-//! // Listens on localhost:8080 with one worker for each core, until Ctrl-C.
-//! Server::builder().app(|| Chat).run()?;
-//! # Ok::<(), wsd::RunError>(())
+//! // One worker for each core. `run` in place of `start` serves until Ctrl-C.
+//! let server = Server::builder().listen("localhost:0").app(|| Chat).start()?;
+//! println!("listening on {:?}", server.addresses());
+//! server.remote().publish("chat", "to everyone, from any thread");
+//! server.shutdown()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Threads
