@@ -21,7 +21,7 @@ const REQUEST: &[u8] = b"GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUser-
 
 fn headers(c: &mut Criterion) {
     let masked = [0x82, 0xFE, 0x01, 0x00, 1, 2, 3, 4];
-    c.bench_function("header/decode", |b| b.iter(|| Header::decode(black_box(&masked), Role::Server)));
+    c.bench_function("header/decode", |b| b.iter(|| Header::decode(black_box(&masked), Role::Server, false)));
 }
 
 fn masks(c: &mut Criterion) {
@@ -71,7 +71,9 @@ fn messages(c: &mut Criterion) {
 
 fn handshakes(c: &mut Criterion) {
     c.bench_function("handshake/parse", |b| b.iter(|| Request::parse(black_box(REQUEST), 64)));
-    c.bench_function("handshake/accept key", |b| b.iter(|| accept_key(black_box(b"dGhlIHNhbXBsZSBub25jZQ=="))));
+    c.bench_function("handshake/accept key", |b| {
+        b.iter(|| accept_key(black_box(b"dGhlIHNhbXBsZSBub25jZQ==")))
+    });
 }
 
 fn fan_out(c: &mut Criterion) {

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use crate::hub::batch::{FrameRef, LARGE_FRAME_BYTES};
 use crate::id::ConnId;
+use crate::proto::deflate::Deflater;
 use crate::proto::frame::{self, Frame};
 use crate::proto::handshake::Request;
 use crate::proto::{Close, CloseCode, Message};
@@ -85,6 +86,8 @@ pub struct Context<'a> {
     pub(crate) id: ConnId,
     pub(crate) place: &'a Place,
     pub(crate) orders: &'a mut Orders,
+    /// What compresses messages to this connection, where that was agreed on.
+    pub(crate) deflater: Option<&'a mut Deflater>,
 }
 
 /// Where a connection came in. Connections to the same place share one.
@@ -113,7 +116,14 @@ impl<'a> Context<'a> {
     /// Sends a message to this connection. What a callback sends arrives in order; it may overtake what was
     /// published to a topic in the same turn, which goes out when all input of the turn has been read.
     pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) {
-        frame::encode_message(&mut self.orders.reply, &message.into());
+        let message = message.into();
+        let reply = &mut self.orders.reply;
+        match &mut self.deflater {
+            None => frame::encode_message(reply, &message),
+            Some(deflater) => {
+                frame::encode_deflated(reply, message.opcode(), message.as_bytes(), None, deflater);
+            }
+        }
         self.orders.reply_messages += 1;
     }
 
@@ -259,7 +269,7 @@ mod tests {
         let mut orders = Orders::default();
         let place = Place { path: "/p".into(), subprotocol: None };
         let id = ConnId { worker: 0, slot: 1, generation: 2 };
-        let mut cx = Context { id, place: &place, orders: &mut orders };
+        let mut cx = Context { id, place: &place, orders: &mut orders, deflater: None };
         cx.subscribe("t");
         cx.send("hi");
         cx.publish("t", "x");

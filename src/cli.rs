@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, ValueEnum};
+use clap::{ArgAction, Args, Parser, ValueEnum};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
-use wsd::{Builder, Config, DescriptorTables, Limits, Page, Server};
+use wsd::{Builder, Config, Deflate, DescriptorTables, Limits, Page, Server};
 
 /// A WebSocket server for connection scale.
 ///
@@ -53,6 +53,9 @@ pub(crate) struct Cli {
 
     #[command(flatten)]
     limits: LimitFlags,
+
+    #[command(flatten)]
+    deflate: DeflateFlags,
 }
 
 /// The apps of the program.
@@ -124,6 +127,35 @@ struct LimitFlags {
     progress_timeout: Duration,
 }
 
+/// permessage-deflate, RFC 7692.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Compression")]
+struct DeflateFlags {
+    /// Compress messages for clients that offer permessage-deflate
+    #[arg(long, env = "WSD_DEFLATE")]
+    deflate: bool,
+
+    /// Bytes from which on a message is compressed
+    #[arg(long, value_name = "SIZE", env = "WSD_DEFLATE_MIN", default_value = "1KiB", value_parser = size)]
+    deflate_min: u32,
+
+    /// 1 is fast, 9 is small
+    #[arg(long, value_name = "N", env = "WSD_DEFLATE_LEVEL", default_value_t = Deflate::default().level,
+          value_parser = clap::value_parser!(u8).range(1..=9))]
+    deflate_level: u8,
+
+    /// The largest window: 9 is 512 bytes, 15 is 32 KiB
+    #[arg(long, value_name = "BITS", env = "WSD_DEFLATE_WINDOW", default_value_t = Deflate::default().window_bits,
+          value_parser = clap::value_parser!(u8).range(9..=15))]
+    deflate_window: u8,
+
+    /// `on` keeps the window between messages: smaller, but up to 300 KiB for each connection, and broadcasts are
+    /// compressed for each receiver instead of once
+    #[arg(long, value_name = "on|off", env = "WSD_DEFLATE_TAKEOVER", default_value = "off", action = ArgAction::Set,
+          value_parser = PossibleValuesParser::new(["on", "off"]).map(|value| value == "on"))]
+    deflate_takeover: bool,
+}
+
 impl Cli {
     /// Reads the command line and the environment. Help and version are printed to stdout; what is wrong is
     /// returned as one line.
@@ -189,12 +221,24 @@ impl Cli {
                 queue_hard: limits.queue_hard,
                 progress_timeout: limits.progress_timeout,
             },
+            deflate: self.deflate.config(),
             ..Config::default()
         };
         if let Some(threads) = self.threads {
             config.threads = usize::from(threads);
         }
         config
+    }
+}
+
+impl DeflateFlags {
+    fn config(&self) -> Option<Deflate> {
+        self.deflate.then_some(Deflate {
+            min_bytes: self.deflate_min,
+            level: self.deflate_level,
+            window_bits: self.deflate_window,
+            takeover: self.deflate_takeover,
+        })
     }
 }
 
@@ -282,6 +326,10 @@ mod tests {
         Cli::command().debug_assert();
         let typed = Cli::parse_from(["wsd"]).config().limits;
         assert_eq!(format!("{typed:?}"), format!("{:?}", Limits::default()));
+        assert_eq!(Cli::parse_from(["wsd"]).config().deflate, None);
+        assert_eq!(Cli::parse_from(["wsd", "--deflate"]).config().deflate, Some(Deflate::default()));
+        let takeover = Cli::parse_from(["wsd", "--deflate", "--deflate-takeover", "on"]).config().deflate;
+        assert_eq!(takeover, Some(Deflate { takeover: true, ..Deflate::default() }));
     }
 
     #[test]

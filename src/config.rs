@@ -47,6 +47,27 @@ impl Default for Limits {
     }
 }
 
+/// permessage-deflate (RFC 7692): how messages are compressed for clients that offer it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deflate {
+    /// Bytes from which on a message is compressed.
+    pub min_bytes: u32,
+    /// 1 (fast) to 9 (small).
+    pub level: u8,
+    /// The largest window as its base-2 logarithm, 9 (512 bytes) to 15 (32 KiB): for what is sent, and for what is
+    /// received where the client lets us choose.
+    pub window_bits: u8,
+    /// Keep the window from message to message. Compresses small messages better, but costs each connection up to
+    /// 300 KiB, and a broadcast is compressed for each receiver instead of once.
+    pub takeover: bool,
+}
+
+impl Default for Deflate {
+    fn default() -> Self {
+        Self { min_bytes: 1024, level: 1, window_bits: 15, takeover: false }
+    }
+}
+
 /// How a server is laid out.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -62,6 +83,8 @@ pub struct Config {
     pub tables: DescriptorTables,
     /// What one peer may cost.
     pub limits: Limits,
+    /// Compression; `None` declines every offer.
+    pub deflate: Option<Deflate>,
 }
 
 impl Default for Config {
@@ -73,6 +96,7 @@ impl Default for Config {
             max_conns: None,
             tables: DescriptorTables::Shared,
             limits: Limits::default(),
+            deflate: None,
         }
     }
 }

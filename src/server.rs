@@ -11,7 +11,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::app::App;
-use crate::config::{Config, DESCRIPTOR_RESERVE, DescriptorTables, Limits};
+use crate::config::{Config, DESCRIPTOR_RESERVE, Deflate, DescriptorTables, Limits};
 use crate::http::Page;
 use crate::hub::batch::{FrameRef, Pending};
 use crate::metrics::{Metrics, WorkerMetrics};
@@ -68,6 +68,13 @@ impl Builder {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
+        self
+    }
+
+    /// Compresses messages for clients that offer it; off unless this is called.
+    #[must_use]
+    pub fn deflate(mut self, deflate: Deflate) -> Self {
+        self.config.deflate = Some(deflate);
         self
     }
 
@@ -370,6 +377,7 @@ fn start(builder: Builder) -> Result<Handle, StartError> {
         router: Arc::new(router),
         pages: pages.into(),
         limits: config.limits.clone(),
+        deflate: config.deflate,
         backlog: config.backlog,
         connections: AtomicUsize::new(0),
         connections_max: AtomicUsize::new(0),
@@ -413,6 +421,11 @@ fn start(builder: Builder) -> Result<Handle, StartError> {
 fn check(config: &Config) -> Result<(), StartError> {
     if config.threads == 0 || config.threads > usize::from(u16::MAX) {
         return Err(StartError::Setting("the number of threads must be 1 to 65535"));
+    }
+    if let Some(deflate) = config.deflate
+        && !((9..=15).contains(&deflate.window_bits) && (1..=9).contains(&deflate.level))
+    {
+        return Err(StartError::Setting("deflate windows are 9 to 15 bits, and levels 1 to 9"));
     }
     if config.listen.is_empty() {
         return Err(StartError::Setting("no address to listen on"));

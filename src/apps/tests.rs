@@ -9,8 +9,8 @@ fn run(app: &mut dyn App, message: Message<'_>) -> (Vec<u8>, Vec<String>) {
     let mut orders = Orders::default();
     let place = Place { path: "/rooms/x".into(), subprotocol: None };
     let id = ConnId { worker: 0, slot: 0, generation: 1 };
-    app.on_open(&mut Context { id, place: &place, orders: &mut orders });
-    app.on_message(&mut Context { id, place: &place, orders: &mut orders }, message);
+    app.on_open(&mut Context { id, place: &place, orders: &mut orders, deflater: None });
+    app.on_message(&mut Context { id, place: &place, orders: &mut orders, deflater: None }, message);
     let words = orders
         .iter()
         .map(|order| match order {

@@ -26,6 +26,7 @@ pub use outbox::{Flushed, Outbox};
 use crate::config::Limits;
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
+use crate::proto::deflate::{Agreed, Deflater, Pool, Streams, Window};
 use crate::proto::frame::{self, Piece};
 use crate::proto::handshake::{HeadScanner, RequestError};
 use crate::proto::{Close, CloseCode, Decoder, Event, Frame, Message, MessageLimits, OpCode};
@@ -123,8 +124,12 @@ pub struct Conn {
     decoder: Decoder,
     phase: Phase,
     outbox: Option<Box<Outbox>>,
+    /// Compression streams of its own, only with context takeover.
+    streams: Option<Box<Streams>>,
     last_input: Millis,
     deadline: Millis,
+    /// What was agreed on about compression.
+    agreed: Option<Agreed>,
     /// Spreads the pings of connections that were made together: 0 is 10 % early, 255 is 10 % late.
     jitter: u8,
 }
@@ -137,6 +142,8 @@ impl Conn {
             decoder: Decoder::new(Role::Server),
             phase: Phase::Handshake(None),
             outbox: None,
+            streams: None,
+            agreed: None,
             last_input: now,
             deadline: now.after(limits.handshake_timeout),
             jitter,
@@ -212,6 +219,32 @@ impl Conn {
         self.deadline = self.next_ping(limits);
     }
 
+    /// permessage-deflate was agreed on in the handshake.
+    pub fn enable_deflate(&mut self, agreed: Agreed, pool: &Pool) {
+        self.decoder.enable_deflate();
+        self.agreed = Some(agreed);
+        self.streams = pool.own_streams(agreed);
+    }
+
+    /// What compresses messages to this connection: a stream of its own, or one of the pool's.
+    pub fn deflater<'a>(&'a mut self, pool: &'a mut Pool) -> Option<&'a mut Deflater> {
+        let agreed = self.agreed?;
+        match self.streams.as_mut().and_then(|streams| streams.deflater.as_mut()) {
+            Some(own) => Some(own),
+            None => Some(pool.deflater(agreed.send_window)),
+        }
+    }
+
+    /// The window that messages compressed for many may have to reach this connection too.
+    pub fn shared_window(&self) -> Option<Window> {
+        self.agreed.filter(|agreed| !agreed.send_takeover).map(|agreed| agreed.send_window)
+    }
+
+    /// Whether messages to this connection may be compressed.
+    pub fn deflates(&self) -> bool {
+        self.agreed.is_some()
+    }
+
     /// Takes bytes up to the end of the next event and says how many; call it again with the rest. Pings are
     /// answered and closing handshakes completed into `out`.
     pub fn receive<'a>(
@@ -219,6 +252,7 @@ impl Conn {
         now: Millis,
         input: &'a mut [u8],
         limits: &Limits,
+        pool: &mut Pool,
         out: &mut Vec<u8>,
     ) -> (usize, Option<Received<'a>>) {
         self.last_input = now;
@@ -233,16 +267,23 @@ impl Conn {
             Ok((used, Some(Event::Message(message)))) => {
                 (used, self.is_open().then_some(Received::Message(message)))
             }
+            Ok((used, Some(Event::Compressed(message)))) => {
+                if !self.is_open() {
+                    return (used, None);
+                }
+                let own = self.streams.as_mut().and_then(|streams| streams.inflater.as_mut());
+                match message.inflate(own.unwrap_or_else(|| pool.inflater()), &message_limits) {
+                    Ok(message) => (used, Some(Received::Message(message))),
+                    Err(error) => (total, self.protocol_error(now, error, limits, out)),
+                }
+            }
             Ok((used, Some(Event::Ping(payload)))) => {
                 self.pong(&payload, out);
                 (used, None)
             }
             // Nothing after a Close counts (section 5.5.1).
             Ok((_, Some(Event::Close(close)))) => (total, self.peer_closed(now, close, limits, out)),
-            Err(error) => {
-                let ended = Ended { close: error.to_close(), cause: Cause::Protocol(error) };
-                (total, self.fail(now, ended, limits, out).map(Received::Closed))
-            }
+            Err(error) => (total, self.protocol_error(now, error, limits, out)),
         }
     }
 
@@ -499,14 +540,21 @@ impl Conn {
     }
 
     /// Fails the connection (section 7.1.7): a Close that says why, after all that was queued before it.
-    fn fail(&mut self, now: Millis, ended: Ended, limits: &Limits, out: &mut Vec<u8>) -> Option<Ended> {
+    fn protocol_error<'a>(
+        &mut self,
+        now: Millis,
+        error: ProtocolError,
+        limits: &Limits,
+        out: &mut Vec<u8>,
+    ) -> Option<Received<'a>> {
         let was_open = self.is_open();
         self.finish(now, limits);
         if !was_open {
             return None;
         }
+        let ended = Ended { close: error.to_close(), cause: Cause::Protocol(error) };
         frame::encode_close(out, &ended.close);
-        Some(ended)
+        Some(Received::Closed(ended))
     }
 
     /// Queues pieces behind what waits already, all or none of them. The limit is for open connections: a Close
@@ -554,7 +602,7 @@ fn write_some(writer: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-const _: () = assert!(size_of::<Conn>() <= 112, "every connection pays for this");
+const _: () = assert!(size_of::<Conn>() <= 120, "every connection pays for this");
 
 #[cfg(test)]
 mod tests;

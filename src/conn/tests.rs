@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::config::Deflate;
 use crate::proto::frame::encode_fragment;
 
 const KEY: [u8; 4] = [1, 2, 3, 4];
@@ -11,6 +12,7 @@ struct Bench {
     conn: Conn,
     limits: Limits,
     metrics: WorkerMetrics,
+    pool: Pool,
     now: Millis,
     socket: Socket,
 }
@@ -46,7 +48,8 @@ impl Bench {
         let limits = Limits::default();
         let conn = Conn::new(Millis(0), &limits, 128);
         let metrics = WorkerMetrics::default();
-        Self { conn, limits, metrics, now: Millis(0), socket: Socket::default() }
+        let pool = Pool::new(Deflate::default());
+        Self { conn, limits, metrics, pool, now: Millis(0), socket: Socket::default() }
     }
 
     fn open() -> Self {
@@ -62,7 +65,8 @@ impl Bench {
         let mut events = Vec::new();
         let mut at = 0;
         while at < input.len() {
-            let (used, received) = self.conn.receive(self.now, &mut input[at..], &self.limits, &mut out);
+            let (used, received) =
+                self.conn.receive(self.now, &mut input[at..], &self.limits, &mut self.pool, &mut out);
             at += used;
             match received {
                 None => {}
@@ -88,7 +92,7 @@ impl Bench {
         if bytes.is_empty() {
             return Sent::Accepted;
         }
-        let Self { conn, limits, metrics, now, socket } = self;
+        let Self { conn, limits, metrics, now, socket, .. } = self;
         conn.transmit(*now, bytes, messages, socket, limits, metrics).expect("the socket does not fail")
     }
 

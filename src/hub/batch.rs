@@ -4,9 +4,11 @@
 //! M x N; a large frame stays as it is, shared by itself. A member that is left out of some messages (the sender,
 //! in a chat without echo) gets the batch less those bytes, and nobody else pays for that.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crate::proto::frame::{Frame, Piece};
+use crate::proto::deflate::{Deflater, Pool, Window};
+use crate::proto::frame::{self, Frame, Piece};
+use crate::proto::{Header, OpCode, Role, Status};
 
 /// From this size on a frame is shared as it is: copying it would cost more than the second slice of a
 /// vectored write.
@@ -43,23 +45,30 @@ pub struct Pending {
     sealed: Vec<Piece>,
     open: Vec<u8>,
     open_messages: u32,
+    messages: u32,
     left_out: Vec<LeftOut>,
 }
 
-/// Bytes of a batch that one member does not get: the whole frame of one message.
+/// A message that one member does not get, by its number in the batch.
 #[derive(Clone, Copy, Debug)]
 struct LeftOut {
     slot: u32,
-    piece: u32,
-    start: u32,
-    end: u32,
+    message: u32,
 }
 
 /// A sealed batch. Cloning it costs reference counts.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    pieces: Arc<[Piece]>,
+    body: Arc<Body>,
     left_out: Arc<[LeftOut]>,
+}
+
+/// What all members share, on all workers.
+#[derive(Debug)]
+struct Body {
+    plain: Box<[Piece]>,
+    /// By window: the same messages compressed, made by the first worker that needs them.
+    deflated: [OnceLock<Box<[Piece]>>; 7],
     messages: u32,
     wire_len: usize,
 }
@@ -77,10 +86,9 @@ impl Pending {
             self.close_buffer();
         }
         if let Some(slot) = except {
-            let start = self.open.len() as u32;
-            let piece = self.sealed.len() as u32;
-            self.left_out.push(LeftOut { slot, piece, start, end: start + len as u32 });
+            self.left_out.push(LeftOut { slot, message: self.messages });
         }
+        self.messages += 1;
         match frame {
             FrameRef::Shared(frame) if len >= LARGE_FRAME_BYTES => {
                 self.sealed.push(Piece::whole(frame.clone(), 1))
@@ -96,12 +104,13 @@ impl Pending {
     /// Everything so far, as a batch; the next turn starts empty.
     pub fn seal(&mut self) -> Batch {
         self.close_buffer();
-        Batch {
-            messages: self.sealed.iter().map(|piece| piece.messages).sum(),
+        let body = Body {
             wire_len: self.sealed.iter().map(|piece| piece.len() as usize).sum(),
-            pieces: self.sealed.drain(..).collect(),
-            left_out: self.left_out.drain(..).collect(),
-        }
+            plain: self.sealed.drain(..).collect(),
+            deflated: Default::default(),
+            messages: std::mem::take(&mut self.messages),
+        };
+        Batch { body: Arc::new(body), left_out: self.left_out.drain(..).collect() }
     }
 
     fn copy(&mut self, frame: &[u8]) {
@@ -120,24 +129,30 @@ impl Pending {
 }
 
 impl Batch {
-    /// What a member that is left out of nothing gets.
+    /// What a member gets that is left out of nothing.
     pub fn pieces(&self) -> &[Piece] {
-        &self.pieces
+        &self.body.plain
+    }
+
+    /// The same, compressed for members with this window: at most once for all of them.
+    pub fn deflated(&self, window: Window, pool: &mut Pool) -> &[Piece] {
+        let slot = &self.body.deflated[usize::from(window.bits() - Window::MIN.bits())];
+        slot.get_or_init(|| deflate(&self.body.plain, pool.deflater(window)))
     }
 
     /// Messages in it.
     pub fn messages(&self) -> u32 {
-        self.messages
+        self.body.messages
     }
 
-    /// Bytes in it.
+    /// Bytes in it, as they are without compression.
     pub fn wire_len(&self) -> usize {
-        self.wire_len
+        self.body.wire_len
     }
 
     /// Messages in it for one member.
     pub fn messages_for(&self, slot: u32) -> u32 {
-        self.messages - self.left_out.iter().filter(|part| part.slot == slot).count() as u32
+        self.body.messages - self.left_out.iter().filter(|part| part.slot == slot).count() as u32
     }
 
     /// Whether `slot` gets less than the whole.
@@ -147,32 +162,71 @@ impl Batch {
 
     /// The batch for members on other workers: slots here mean nothing there.
     pub fn for_other_workers(&self) -> Self {
-        Self { left_out: Arc::default(), ..self.clone() }
+        Self { body: Arc::clone(&self.body), left_out: Arc::default() }
     }
 
-    /// Writes to `out` what `slot` gets: the pieces less the bytes that it is left out of.
-    pub fn pieces_for(&self, slot: u32, out: &mut Vec<Piece>) {
+    /// Writes to `out` what `slot` gets of `pieces`, which are all of this batch, plain or compressed: less the
+    /// messages that it is left out of.
+    pub fn without_left_out(&self, slot: u32, pieces: &[Piece], out: &mut Vec<Piece>) {
         out.clear();
-        let mut gaps = self.left_out.iter().filter(|part| part.slot == slot).peekable();
-        for (index, piece) in self.pieces.iter().enumerate() {
-            let mut at = piece.start;
-            let mut messages = piece.messages;
-            let first = out.len();
-            while let Some(gap) = gaps.next_if(|gap| gap.piece as usize == index) {
-                if gap.start > at {
-                    out.push(Piece { frame: piece.frame.clone(), start: at, end: gap.start, messages: 0 });
+        let mut gaps =
+            self.left_out.iter().filter(|part| part.slot == slot).map(|part| part.message).peekable();
+        let mut number = 0;
+        for piece in pieces {
+            let mut run: Option<Piece> = None;
+            for (start, end) in frames(piece) {
+                if gaps.next_if_eq(&number).is_some() {
+                    out.extend(run.take());
+                } else {
+                    let run = run.get_or_insert_with(|| Piece { start, end, messages: 0, ..piece.clone() });
+                    run.end = end;
+                    run.messages += 1;
                 }
-                at = gap.end;
-                messages -= 1;
+                number += 1;
             }
-            if at < piece.end {
-                out.push(Piece { frame: piece.frame.clone(), start: at, end: piece.end, messages: 0 });
-            }
-            // The last part of a piece stands for all its messages.
-            if let Some(last) = out[first..].last_mut() {
-                last.messages = messages;
-            }
+            out.extend(run);
         }
+    }
+}
+
+/// The pieces for one member, compressed by `deflater`, in new frames.
+pub fn deflate(pieces: &[Piece], deflater: &mut Deflater) -> Box<[Piece]> {
+    let one = |piece: &Piece| {
+        let mut bytes = Vec::with_capacity(piece.len() as usize / 2);
+        for (start, end) in frames(piece) {
+            let frame = &piece.frame.as_bytes()[start as usize..end as usize];
+            let (opcode, payload) = unwrap_frame(frame);
+            frame::encode_deflated(&mut bytes, opcode, payload, None, deflater);
+        }
+        Piece::whole(Frame::from_encoded(&bytes), piece.messages)
+    };
+    pieces.iter().map(one).collect()
+}
+
+/// Where each frame of a piece starts and ends, within the piece's shared frame.
+fn frames(piece: &Piece) -> impl Iterator<Item = (u32, u32)> {
+    let mut at = piece.start;
+    std::iter::from_fn(move || {
+        let bytes = &piece.frame.as_bytes()[at as usize..piece.end as usize];
+        let (header, used) = own_header(bytes)?;
+        let start = at;
+        at += used as u32 + header.payload_len as u32;
+        Some((start, at))
+    })
+}
+
+fn unwrap_frame(frame: &[u8]) -> (OpCode, &[u8]) {
+    match own_header(frame) {
+        Some((header, used)) => (header.opcode, &frame[used..]),
+        None => (OpCode::Binary, frame),
+    }
+}
+
+/// The header of a frame that we encoded ourselves; `None` at the end of the bytes.
+fn own_header(bytes: &[u8]) -> Option<(Header, usize)> {
+    match Header::decode(bytes, Role::Client, true) {
+        Ok(Status::Complete(complete)) => Some(complete),
+        _ => None,
     }
 }
 
@@ -181,10 +235,32 @@ mod tests {
     use super::*;
 
     fn bytes_for(batch: &Batch, slot: u32) -> (Vec<u8>, u32) {
-        let mut pieces = Vec::new();
-        batch.pieces_for(slot, &mut pieces);
-        let bytes = pieces.iter().flat_map(|piece| piece.as_bytes().to_vec()).collect();
-        (bytes, pieces.iter().map(|piece| piece.messages).sum())
+        join(batch, slot, batch.pieces())
+    }
+
+    fn join(batch: &Batch, slot: u32, pieces: &[Piece]) -> (Vec<u8>, u32) {
+        let mut out = Vec::new();
+        batch.without_left_out(slot, pieces, &mut out);
+        let bytes = out.iter().flat_map(|piece| piece.as_bytes().to_vec()).collect();
+        (bytes, out.iter().map(|piece| piece.messages).sum())
+    }
+
+    /// The payloads in a run of frames, inflated where they are compressed, and how many are.
+    fn payloads(bytes: &[u8]) -> (Vec<String>, usize) {
+        let mut inflater = crate::proto::deflate::Inflater::new(Window::MAX, false);
+        let (mut rest, mut out, mut compressed) = (bytes, Vec::new(), 0);
+        while let Some((header, used)) = own_header(rest) {
+            let payload = &rest[used..used + header.payload_len as usize];
+            compressed += usize::from(header.compressed);
+            let text = if header.compressed {
+                inflater.inflate(payload, 1 << 20).expect("sound")
+            } else {
+                payload.to_vec()
+            };
+            out.push(String::from_utf8(text).expect("text"));
+            rest = &rest[used + header.payload_len as usize..];
+        }
+        (out, compressed)
     }
 
     #[test]
@@ -224,31 +300,55 @@ mod tests {
         assert_eq!(batch.messages(), 200);
     }
 
+    /// Messages from two senders, small and large, and one from nobody here.
+    fn mixed() -> (Batch, String) {
+        let large = "long ".repeat(500);
+        let mut pending = Pending::default();
+        for (text, sender) in
+            [("one", Some(1)), ("two", Some(2)), ("three", Some(1)), (&large, Some(2)), ("four", None)]
+        {
+            pending.push(FrameRef::Shared(&Frame::message(text)), sender);
+        }
+        (pending.seal(), large)
+    }
+
     #[test]
     fn a_sender_gets_the_batch_less_its_own() {
-        let large = [7; LARGE_FRAME_BYTES];
-        let mut pending = Pending::default();
-        pending.push(FrameRef::Bytes(b"one"), Some(1));
-        pending.push(FrameRef::Bytes(b"two"), Some(2));
-        pending.push(FrameRef::Bytes(b"three"), Some(1));
-        pending.push(FrameRef::Bytes(&large), Some(2));
-        pending.push(FrameRef::Bytes(b"four"), None);
-        let batch = pending.seal();
-        let large = String::from_utf8_lossy(&large);
-        let check = |slot, text: String, messages| {
-            assert_eq!(bytes_for(&batch, slot), (text.into_bytes(), messages));
-            assert_eq!(batch.messages_for(slot), messages);
-        };
-        check(1, format!("two{large}four"), 3);
-        check(2, "onethreefour".to_owned(), 3);
-        check(3, format!("onetwothree{large}four"), 5);
+        let (batch, large) = mixed();
+        let expected: [(u32, &[&str]); 3] = [
+            (1, &["two", &large, "four"]),
+            (2, &["one", "three", "four"]),
+            (3, &["one", "two", "three", &large, "four"]),
+        ];
+        let mut pool = Pool::new(crate::config::Deflate::default());
+        for (slot, texts) in expected {
+            let (bytes, messages) = bytes_for(&batch, slot);
+            assert_eq!(payloads(&bytes), (texts.iter().map(|&text| text.to_owned()).collect(), 0));
+            assert_eq!((messages, batch.messages_for(slot)), (texts.len() as u32, texts.len() as u32));
+            let (bytes, messages) = join(&batch, slot, batch.deflated(Window::MAX, &mut pool));
+            let long = usize::from(texts.contains(&large.as_str()));
+            assert_eq!(payloads(&bytes), (texts.iter().map(|&text| text.to_owned()).collect(), long));
+            assert_eq!(messages, texts.len() as u32);
+        }
         assert!(batch.leaves_out(1) && !batch.leaves_out(3) && !batch.for_other_workers().leaves_out(1));
+    }
+
+    #[test]
+    fn a_batch_is_compressed_once_for_all_members_with_a_window() {
+        let (batch, _) = mixed();
+        let elsewhere = batch.for_other_workers();
+        let mut pools =
+            [Pool::new(crate::config::Deflate::default()), Pool::new(crate::config::Deflate::default())];
+        let first = batch.deflated(Window::MAX, &mut pools[0]).as_ptr();
+        assert_eq!(batch.deflated(Window::MAX, &mut pools[0]).as_ptr(), first);
+        assert_eq!(elsewhere.deflated(Window::MAX, &mut pools[1]).as_ptr(), first, "on other workers too");
+        assert_ne!(batch.deflated(Window::MIN, &mut pools[0]).as_ptr(), first);
     }
 
     #[test]
     fn a_batch_of_ones_own_only_is_nothing() {
         let mut pending = Pending::default();
-        pending.push(FrameRef::Bytes(b"mine"), Some(1));
+        pending.push(FrameRef::Shared(&Frame::message("mine")), Some(1));
         assert_eq!(bytes_for(&pending.seal(), 1), (vec![], 0));
     }
 }

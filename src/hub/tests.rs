@@ -1,8 +1,9 @@
 use super::batch::FrameRef;
 use super::*;
+use crate::proto::Frame;
 
 fn publish(hub: &mut Hub, topic: &str, text: &str) {
-    hub.publish(topic, FrameRef::Bytes(text.as_bytes()), None);
+    hub.publish(topic, FrameRef::Shared(&Frame::message(text)), None);
 }
 
 /// Everything that is due now: `(member, bytes)` in order.
@@ -16,10 +17,9 @@ fn deliveries(hub: &mut Hub) -> Vec<(u32, String)> {
 
 fn next(hub: &mut Hub) -> Option<(u32, String)> {
     let (slot, batch) = hub.next_delivery()?;
-    let mut pieces = Vec::new();
-    batch.pieces_for(slot, &mut pieces);
-    let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.as_bytes().to_vec()).collect();
-    Some((slot, String::from_utf8(bytes).expect("test texts")))
+    let bytes: Vec<u8> = batch.pieces().iter().flat_map(|piece| piece.as_bytes().to_vec()).collect();
+    // Each text is one letter, in a frame of three bytes.
+    Some((slot, bytes.chunks(3).map(|frame| char::from(frame[2])).collect()))
 }
 
 fn hub_with(topic: &str, slots: impl IntoIterator<Item = u32>) -> Hub {

@@ -12,13 +12,14 @@ use tracing::{debug, warn};
 
 use super::slots::Key;
 use crate::app::{App, Context, OrderRef, Orders, Place, Verdict};
-use crate::config::Limits;
+use crate::config::{Deflate, Limits};
 use crate::conn::{Cause, Conn, Ended, Received, Sent, Step};
 use crate::http::{self, Page};
 use crate::hub::Hub;
-use crate::hub::batch::Batch;
+use crate::hub::batch::{Batch, deflate};
 use crate::id::{ConnId, Millis};
 use crate::metrics::WorkerMetrics;
+use crate::proto::deflate::{Pool, negotiate};
 use crate::proto::frame::Piece;
 use crate::proto::handshake::request::Upgrade;
 use crate::proto::handshake::{Request, Response, encode_accept};
@@ -29,6 +30,10 @@ use crate::route::Router;
 /// nobody. A read that does not fill it has emptied the socket.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
+/// What one connection may have inflated in one turn, in bytes; the message that goes over it is the last. Without it
+/// one read could be turned into a thousand times its size before anybody else is served.
+const INFLATE_BYTES: usize = 1024 * 1024;
+
 /// A buffer for replies that grew larger is not kept.
 const REPLY_KEPT_BYTES: usize = 256 * 1024;
 
@@ -38,6 +43,12 @@ pub(super) struct Entry {
     stream: TcpStream,
     pub(super) conn: Conn,
     place: Option<Rc<Place>>,
+    /// Input that was read and has to wait for the next turn, because its share of inflating is used up.
+    #[expect(
+        clippy::box_collection,
+        reason = "one word in every connection instead of three, for what is rare"
+    )]
+    held: Option<Box<Vec<u8>>>,
     app: u16,
     /// The socket may hold more than was read.
     unread: bool,
@@ -71,11 +82,19 @@ pub(super) struct Core {
     pub(super) apps: Vec<Box<dyn App>>,
     pub(super) hub: Hub,
     pub(super) buffer: Box<[u8]>,
-    /// Scratch of `Entry::deliver`.
-    pub(super) pieces: Vec<Piece>,
+    /// How to compress; `None` declines every offer.
+    deflate: Option<Deflate>,
+    pub(super) bench: Workbench,
     orders: Orders,
     places: HashSet<Rc<Place>>,
     pub(super) draining: bool,
+}
+
+/// What preparing bytes for a connection needs, used by each in turn.
+#[derive(Debug)]
+pub(super) struct Workbench {
+    pool: Pool,
+    scratch: Vec<Piece>,
 }
 
 impl Entry {
@@ -84,6 +103,7 @@ impl Entry {
             stream,
             conn,
             place: None,
+            held: None,
             app: 0,
             unread: false,
             eof_ahead: false,
@@ -110,16 +130,29 @@ impl Entry {
         now: Millis,
         limits: &Limits,
         metrics: &WorkerMetrics,
-        scratch: &mut Vec<Piece>,
+        Workbench { pool, scratch }: &mut Workbench,
     ) -> Delivered {
-        let (pieces, messages) = if batch.leaves_out(slot) {
-            batch.pieces_for(slot, scratch);
-            (scratch.as_slice(), batch.messages_for(slot))
-        } else {
-            (batch.pieces(), batch.messages())
+        let mut pieces = match self.conn.shared_window() {
+            Some(window) => batch.deflated(window, pool),
+            None => batch.pieces(),
         };
-        if pieces.is_empty() {
-            return Delivered::Taken;
+        let mut messages = batch.messages();
+        if batch.leaves_out(slot) {
+            batch.without_left_out(slot, pieces, scratch);
+            pieces = scratch.as_slice();
+            messages = batch.messages_for(slot);
+            if messages == 0 {
+                return Delivered::Taken;
+            }
+        }
+        // A window that goes on from message to message makes different bytes for each connection.
+        let own;
+        if self.conn.deflates()
+            && self.conn.shared_window().is_none()
+            && let Some(deflater) = self.conn.deflater(pool)
+        {
+            own = deflate(pieces, deflater);
+            pieces = &own;
         }
         metrics.due.add(u64::from(messages));
         match self.conn.transmit_pieces(now, pieces, &mut self.stream, limits, metrics) {
@@ -150,7 +183,7 @@ pub(super) enum Delivered {
     Broken,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 152, "every connection pays for this");
+const _: () = assert!(size_of::<Entry>() <= 160, "every connection pays for this");
 
 impl Core {
     pub(super) fn new(
@@ -159,6 +192,7 @@ impl Core {
         metrics: Arc<WorkerMetrics>,
         router: Arc<Router>,
         pages: Arc<[Page]>,
+        deflate: Option<Deflate>,
     ) -> Self {
         let apps = router.apps();
         Self {
@@ -172,7 +206,8 @@ impl Core {
             hub: Hub::default(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             orders: Orders::default(),
-            pieces: Vec::new(),
+            deflate,
+            bench: Workbench { pool: Pool::new(deflate.unwrap_or_default()), scratch: Vec::new() },
             places: HashSet::new(),
             draining: false,
         }
@@ -183,6 +218,13 @@ impl Core {
         entry.defer(eof_ahead);
         if entry.conn.pauses_reading(&self.limits) {
             return After::Wait;
+        }
+        if let Some(mut held) = entry.held.take() {
+            self.input(key, entry, &mut held);
+            let after = self.settle(key, entry);
+            if after == After::Drop || entry.held.is_some() {
+                return if after == After::Drop { after } else { After::Ready };
+            }
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         let after = loop {
@@ -200,6 +242,9 @@ impl Core {
                     let after = self.settle(key, entry);
                     if after == After::Drop {
                         break after;
+                    }
+                    if entry.held.is_some() {
+                        break After::Ready;
                     }
                     // epoll(7): a read that returns less than asked for has emptied a stream socket; new bytes
                     // make a new event. A known end of the stream makes none.
@@ -307,14 +352,27 @@ impl Core {
                 Err(error) => return self.refuse(key, entry, error.status(), error),
             }
         }
+        let mut inflated = 0;
         while at < input.len() {
-            let (used, received) =
-                entry.conn.receive(self.now, &mut input[at..], &self.limits, &mut self.orders.reply);
+            if inflated > INFLATE_BYTES {
+                entry.held = Some(Box::new(input[at..].to_vec()));
+                return;
+            }
+            let (used, received) = entry.conn.receive(
+                self.now,
+                &mut input[at..],
+                &self.limits,
+                &mut self.bench.pool,
+                &mut self.orders.reply,
+            );
             at += used;
             match received {
                 None => {}
                 Some(Received::Message(message)) => {
                     self.metrics.messages_in.add(1);
+                    if entry.conn.deflates() {
+                        inflated += message.as_bytes().len();
+                    }
                     debug!(id = %self.id(key), opcode = ?message.opcode(), bytes = message.as_bytes().len(), "message");
                     self.call(key, entry, |app, cx| app.on_message(cx, message));
                 }
@@ -357,7 +415,13 @@ impl Core {
             Verdict::Accept { subprotocol } => {
                 let offered = |name: &String| request.subprotocols().any(|offer| offer == name);
                 let subprotocol = subprotocol.filter(offered);
-                encode_accept(&mut self.orders.reply, ws_key, subprotocol.as_deref());
+                let offers = request.headers("sec-websocket-extensions");
+                let agreed = self.deflate.and_then(|config| negotiate(offers, &config));
+                let extension = agreed.as_ref().map(|(_, answer)| answer.as_str());
+                encode_accept(&mut self.orders.reply, ws_key, subprotocol.as_deref(), extension);
+                if let Some((agreed, _)) = agreed {
+                    entry.conn.enable_deflate(agreed, &self.bench.pool);
+                }
                 let place = Place { path: request.path().into(), subprotocol: subprotocol.map(Into::into) };
                 self.opened(key, entry, app, place);
             }
@@ -394,10 +458,11 @@ impl Core {
 
     /// Calls the connection's app and carries out what it orders.
     fn call(&mut self, key: Key, entry: &mut Entry, callback: impl FnOnce(&mut dyn App, &mut Context<'_>)) {
-        let Some(place) = entry.place.as_deref() else { return };
         let id = self.id(key);
+        let Some(place) = entry.place.as_deref() else { return };
         let app = &mut *self.apps[entry.app as usize];
-        let mut context = Context { id, place, orders: &mut self.orders };
+        let deflater = entry.conn.deflater(&mut self.bench.pool);
+        let mut context = Context { id, place, orders: &mut self.orders, deflater };
         // The app is used again after a panic: its state is its own affair, as behind a mutex that is not poisoned.
         let outcome = catch_unwind(AssertUnwindSafe(|| callback(app, &mut context)));
         if outcome.is_err() {

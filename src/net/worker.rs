@@ -20,7 +20,7 @@ use super::mailbox::{Mail, Mailbox};
 use super::slots::{Key, Slots};
 use super::socket::{After, Core, Delivered, Entry, turn_away};
 use super::wheel::Wheel;
-use crate::config::Limits;
+use crate::config::{Deflate, Limits};
 use crate::conn::Conn;
 use crate::http::Page;
 use crate::id::Millis;
@@ -53,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) router: Arc<Router>,
     pub(crate) pages: Arc<[Page]>,
     pub(crate) limits: Limits,
+    pub(crate) deflate: Option<Deflate>,
     pub(crate) backlog: u32,
     /// Connections held by all workers.
     pub(crate) connections: AtomicUsize,
@@ -106,6 +107,7 @@ impl Worker {
             Arc::clone(&shared.metrics[index]),
             Arc::clone(&shared.router),
             Arc::clone(&shared.pages),
+            shared.deflate,
         );
         Ok(Self {
             index,
@@ -344,7 +346,7 @@ impl Worker {
             let Some((slot, batch)) = core.hub.next_delivery() else { break };
             let Some((key, entry)) = self.slots.at(slot) else { continue };
             let delivered =
-                entry.deliver(slot, batch, core.now, &core.limits, &core.metrics, &mut core.pieces);
+                entry.deliver(slot, batch, core.now, &core.limits, &core.metrics, &mut core.bench);
             if delivered != Delivered::Taken {
                 self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
             }

@@ -34,6 +34,8 @@ pub enum ProtocolError {
     CloseCode(u16),
     /// Text, or a close reason, that is not UTF-8 (8.1).
     InvalidUtf8,
+    /// A compressed message that is no DEFLATE (RFC 7692 section 7.2.2).
+    InvalidDeflate,
     /// A message over our limit.
     MessageTooBig,
     /// A message in more fragments than our limit.
@@ -44,7 +46,7 @@ impl ProtocolError {
     /// The code with which the connection is failed (sections 7.1.7 and 7.4.1).
     pub const fn close_code(self) -> CloseCode {
         match self {
-            Self::InvalidUtf8 => CloseCode::INVALID_DATA,
+            Self::InvalidUtf8 | Self::InvalidDeflate => CloseCode::INVALID_DATA,
             Self::MessageTooBig => CloseCode::TOO_BIG,
             // Within the protocol, but against this endpoint's policy.
             Self::TooManyFragments => CloseCode::POLICY,
@@ -73,6 +75,7 @@ impl ProtocolError {
             Self::ClosePayload => "close payload of one byte",
             Self::CloseCode(_) => "invalid close code",
             Self::InvalidUtf8 => "invalid UTF-8",
+            Self::InvalidDeflate => "invalid compressed data",
             Self::MessageTooBig => "message too big",
             Self::TooManyFragments => "too many fragments",
         }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::close::Close;
+use super::deflate::Deflater;
 use super::header::{HEADER_BYTES_MAX, Header, OpCode};
 use super::mask;
 use super::message::Message;
@@ -18,14 +19,17 @@ pub fn encode(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask: Option<[u
 
 /// Appends one frame to `out` that is the last of its message only where `fin` says so (section 5.4).
 pub fn encode_fragment(out: &mut Vec<u8>, fin: bool, opcode: OpCode, payload: &[u8], mask: Option<[u8; 4]>) {
-    let header = Header { fin, opcode, mask, payload_len: payload.len() as u64 };
+    append(out, Header { fin, compressed: false, opcode, mask, payload_len: payload.len() as u64 }, payload);
+}
+
+fn append(out: &mut Vec<u8>, header: Header, payload: &[u8]) {
     let mut bytes = [0; HEADER_BYTES_MAX];
     let used = header.encode(&mut bytes);
     out.reserve(used + payload.len());
     out.extend_from_slice(&bytes[..used]);
     let start = out.len();
     out.extend_from_slice(payload);
-    if let Some(key) = mask {
+    if let Some(key) = header.mask {
         mask::apply(key, &mut out[start..]);
     }
 }
@@ -33,6 +37,26 @@ pub fn encode_fragment(out: &mut Vec<u8>, fin: bool, opcode: OpCode, payload: &[
 /// Appends a message as one unmasked frame: what a server sends.
 pub fn encode_message(out: &mut Vec<u8>, message: &Message<'_>) {
     encode(out, message.opcode(), message.as_bytes(), None);
+}
+
+/// As [`encode`], compressed where that is worth it (RFC 7692 section 6.1).
+pub fn encode_deflated(
+    out: &mut Vec<u8>,
+    opcode: OpCode,
+    payload: &[u8],
+    mask: Option<[u8; 4]>,
+    deflater: &mut Deflater,
+) {
+    match deflater.deflate(payload) {
+        None => encode(out, opcode, payload, mask),
+        Some(bytes) => {
+            append(
+                out,
+                Header { fin: true, compressed: true, opcode, mask, payload_len: bytes.len() as u64 },
+                bytes,
+            );
+        }
+    }
 }
 
 /// Appends a server's Close frame.

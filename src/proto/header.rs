@@ -11,6 +11,7 @@ pub const HEADER_BYTES_MAX: usize = 14;
 pub const CONTROL_PAYLOAD_MAX: usize = 125;
 
 const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
 const RSV: u8 = 0x70;
 const OPCODE: u8 = 0x0F;
 const MASK: u8 = 0x80;
@@ -42,6 +43,11 @@ impl OpCode {
         self as u8 & 0x8 != 0
     }
 
+    /// Text and binary.
+    pub const fn begins_message(self) -> bool {
+        matches!(self, Self::Text | Self::Binary)
+    }
+
     const fn from_bits(bits: u8) -> Option<Self> {
         Some(match bits {
             0x0 => Self::Continuation,
@@ -60,6 +66,8 @@ impl OpCode {
 pub struct Header {
     /// The last fragment of its message.
     pub fin: bool,
+    /// RSV1: the message that begins here is compressed (RFC 7692 section 6).
+    pub compressed: bool,
     /// What the frame is.
     pub opcode: OpCode,
     /// The masking key, present exactly when a client sends.
@@ -69,20 +77,23 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads a header from the start of `bytes`, and says how many bytes it took. `role` is our own end.
+    /// Reads a header from the start of `bytes`, and says how many bytes it took. `role` is our own end,
+    /// `deflate` whether permessage-deflate was agreed on.
     ///
     /// Each rule is checked as soon as its byte is there, so a hostile header fails even if it never ends.
     ///
     /// # Errors
     /// The peer broke section 5.1 (masking), 5.2 (reserved bits and opcodes, length encoding) or 5.5
     /// (control frames).
-    pub fn decode(bytes: &[u8], role: Role) -> Result<Status<(Self, usize)>, ProtocolError> {
+    pub fn decode(bytes: &[u8], role: Role, deflate: bool) -> Result<Status<(Self, usize)>, ProtocolError> {
         let Some(&first) = bytes.first() else { return Ok(Status::Partial) };
-        if first & RSV != 0 {
+        let opcode = OpCode::from_bits(first & OPCODE);
+        // RSV1 marks the first frame of a message, and no other (RFC 7692 section 6.1).
+        let compressed = deflate && first & RSV == RSV1 && opcode.is_some_and(OpCode::begins_message);
+        if first & RSV != 0 && !compressed {
             return Err(ProtocolError::ReservedBits);
         }
-        let opcode =
-            OpCode::from_bits(first & OPCODE).ok_or(ProtocolError::ReservedOpCode(first & OPCODE))?;
+        let opcode = opcode.ok_or(ProtocolError::ReservedOpCode(first & OPCODE))?;
         let fin = first & FIN != 0;
         if opcode.is_control() && !fin {
             return Err(ProtocolError::FragmentedControl);
@@ -113,12 +124,12 @@ impl Header {
         } else {
             None
         };
-        Ok(Status::Complete((Self { fin, opcode, mask, payload_len }, used)))
+        Ok(Status::Complete((Self { fin, compressed, opcode, mask, payload_len }, used)))
     }
 
     /// Writes the header to the start of `out` and returns how many bytes it took.
     pub fn encode(&self, out: &mut [u8; HEADER_BYTES_MAX]) -> usize {
-        out[0] = self.opcode as u8 | if self.fin { FIN } else { 0 };
+        out[0] = self.opcode as u8 | if self.fin { FIN } else { 0 } | if self.compressed { RSV1 } else { 0 };
         let masked = if self.mask.is_some() { MASK } else { 0 };
         let mut used = match self.payload_len {
             len @ 0..=125 => {
@@ -177,11 +188,11 @@ mod tests {
     use super::*;
 
     fn server(bytes: &[u8]) -> Result<Status<(Header, usize)>, ProtocolError> {
-        Header::decode(bytes, Role::Server)
+        Header::decode(bytes, Role::Server, false)
     }
 
     fn header(opcode: OpCode, payload_len: u64, mask: Option<[u8; 4]>) -> Header {
-        Header { fin: true, opcode, mask, payload_len }
+        Header { fin: true, compressed: false, opcode, mask, payload_len }
     }
 
     #[test]
@@ -193,13 +204,13 @@ mod tests {
         // "256 bytes binary message in a single unmasked frame"
         let medium = [0x82, 0x7E, 0x01, 0x00];
         assert_eq!(
-            Header::decode(&medium, Role::Client),
+            Header::decode(&medium, Role::Client, false),
             Ok(Status::Complete((header(OpCode::Binary, 256, None), 4)))
         );
         // "64KiB binary message in a single unmasked frame"
         let large = [0x82, 0x7F, 0, 0, 0, 0, 0, 1, 0, 0];
         assert_eq!(
-            Header::decode(&large, Role::Client),
+            Header::decode(&large, Role::Client, false),
             Ok(Status::Complete((header(OpCode::Binary, 65_536, None), 10)))
         );
     }
@@ -211,10 +222,10 @@ mod tests {
                 let mut bytes = [0; HEADER_BYTES_MAX];
                 let sent = header(OpCode::Binary, len, mask);
                 let used = sent.encode(&mut bytes);
-                assert_eq!(Header::decode(&bytes[..used], role), Ok(Status::Complete((sent, used))));
+                assert_eq!(Header::decode(&bytes[..used], role, false), Ok(Status::Complete((sent, used))));
                 for cut in 0..used {
                     assert_eq!(
-                        Header::decode(&bytes[..cut], role),
+                        Header::decode(&bytes[..cut], role, false),
                         Ok(Status::Partial),
                         "{len} cut at {cut}"
                     );
@@ -234,9 +245,20 @@ mod tests {
     }
 
     #[test]
+    fn rsv1_marks_the_first_frame_of_a_message_where_that_was_agreed_on() {
+        let decode = |first: u8| Header::decode(&[first, 0x80, 1, 2, 3, 4], Role::Server, true);
+        for first in [0xC1, 0xC2, 0x41, 0x42] {
+            assert!(matches!(decode(first), Ok(Status::Complete((Header { compressed: true, .. }, 6)))));
+        }
+        for first in [0xC0, 0xC8, 0xC9, 0xCA, 0xE1, 0xD1, 0xA1, 0x91, 0xC3] {
+            assert_eq!(decode(first), Err(ProtocolError::ReservedBits), "{first:#x}");
+        }
+    }
+
+    #[test]
     fn masking_is_for_clients_only() {
         assert_eq!(server(&[0x81, 0x05]), Err(ProtocolError::UnmaskedFrame));
-        assert_eq!(Header::decode(&[0x81, 0x85], Role::Client), Err(ProtocolError::MaskedFrame));
+        assert_eq!(Header::decode(&[0x81, 0x85], Role::Client, false), Err(ProtocolError::MaskedFrame));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 
 use super::close::Close;
+use super::deflate::Inflater;
 use super::error::ProtocolError;
 use super::header::{HEADER_BYTES_MAX, Header, OpCode};
 use super::utf8::Utf8Stream;
@@ -100,12 +101,41 @@ impl<'a> From<&'a Message<'_>> for Message<'a> {
 pub enum Event<'a> {
     /// A whole message.
     Message(Message<'a>),
+    /// A whole message as permessage-deflate made it: to be inflated, and checked, by the receiver.
+    Compressed(Compressed<'a>),
     /// To be answered with a pong of the same payload.
     Ping(Cow<'a, [u8]>),
     /// The answer to a ping, or a heartbeat.
     Pong(Cow<'a, [u8]>),
     /// The peer's Close. Nothing after it counts.
     Close(Option<Close>),
+}
+
+/// A message that has not been inflated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compressed<'a> {
+    /// Whether what comes out must be UTF-8.
+    pub text: bool,
+    /// DEFLATE blocks without the tail (RFC 7692 section 7.2.1).
+    pub payload: Cow<'a, [u8]>,
+}
+
+impl Compressed<'_> {
+    /// Inflates it and checks what came out.
+    ///
+    /// # Errors
+    /// Too big, no DEFLATE, or text that is not UTF-8.
+    pub fn inflate(
+        &self,
+        inflater: &mut Inflater,
+        limits: &MessageLimits,
+    ) -> Result<Message<'static>, ProtocolError> {
+        let bytes = inflater.inflate(&self.payload, limits.message_bytes_max)?;
+        if self.text {
+            return Ok(String::from_utf8(bytes).map_err(|_| ProtocolError::InvalidUtf8)?.into());
+        }
+        Ok(bytes.into())
+    }
 }
 
 /// The receiving side of one connection. 56 bytes, and no buffer between messages.
@@ -124,6 +154,8 @@ pub struct Decoder {
     head: [u8; HEADER_BYTES_MAX],
     head_len: u8,
     role: Role,
+    /// Whether permessage-deflate was agreed on.
+    deflate: bool,
 }
 
 /// The frame whose payload is being read.
@@ -134,6 +166,7 @@ struct Frame {
     mask: Option<[u8; 4]>,
     opcode: OpCode,
     fin: bool,
+    compressed: bool,
 }
 
 /// A data message in progress.
@@ -141,14 +174,34 @@ struct Frame {
 struct Assembly {
     payload: Vec<u8>,
     fragments: u32,
-    /// `Some` for text.
-    utf8: Option<Utf8Stream>,
+    kind: Kind,
+}
+
+/// What becomes of a message's bytes.
+#[derive(Debug)]
+enum Kind {
+    Text(Utf8Stream),
+    Binary,
+    Compressed { text: bool },
 }
 
 impl Decoder {
     /// A decoder at the start of the frames. `role` is our own end.
     pub const fn new(role: Role) -> Self {
-        Self { assembly: None, control: None, frame: None, head: [0; HEADER_BYTES_MAX], head_len: 0, role }
+        Self {
+            assembly: None,
+            control: None,
+            frame: None,
+            head: [0; HEADER_BYTES_MAX],
+            head_len: 0,
+            role,
+            deflate: false,
+        }
+    }
+
+    /// permessage-deflate was agreed on: messages may be compressed.
+    pub const fn enable_deflate(&mut self) {
+        self.deflate = true;
     }
 
     /// Takes bytes up to the end of the next event, and says how many. With no event, all of `input` was taken.
@@ -215,7 +268,7 @@ impl Decoder {
     ) -> Result<Option<(Frame, usize)>, ProtocolError> {
         let held = self.head_len as usize;
         let (header, used) = if held == 0 {
-            match Header::decode(input, self.role)? {
+            match Header::decode(input, self.role, self.deflate)? {
                 Status::Complete(complete) => complete,
                 Status::Partial => {
                     self.head[..input.len()].copy_from_slice(input);
@@ -226,7 +279,7 @@ impl Decoder {
         } else {
             let fresh = input.len().min(HEADER_BYTES_MAX - held);
             self.head[held..held + fresh].copy_from_slice(&input[..fresh]);
-            match Header::decode(&self.head[..held + fresh], self.role)? {
+            match Header::decode(&self.head[..held + fresh], self.role, self.deflate)? {
                 Status::Complete((header, used)) => (header, used - held),
                 Status::Partial => {
                     self.head_len = (held + fresh) as u8;
@@ -254,12 +307,16 @@ impl Decoder {
                 }
                 (_, None) => 0,
             };
-            if so_far.saturating_add(header.payload_len) > u64::from(limits.message_bytes_max) {
+            // What cannot be compressed grows by 5 bytes for each 16 KiB: a message at the limit must still fit.
+            let max = u64::from(limits.message_bytes_max);
+            let growth = if self.deflate { max / 1024 + 64 } else { 0 };
+            if so_far.saturating_add(header.payload_len) > max + growth {
                 return Err(ProtocolError::MessageTooBig);
             }
         }
         let remaining = u32::try_from(header.payload_len).map_err(|_| ProtocolError::MessageTooBig)?;
-        Ok(Frame { remaining, mask: header.mask, opcode: header.opcode, fin: header.fin })
+        let Header { fin, compressed, opcode, mask, .. } = header;
+        Ok(Frame { remaining, mask, opcode, fin, compressed })
     }
 
     fn control_payload<'a>(
@@ -294,21 +351,19 @@ impl Decoder {
         whole: bool,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
         if whole && frame.fin && self.assembly.is_none() {
-            let message = match frame.opcode {
-                OpCode::Text => Message::Text(Cow::Borrowed(
-                    simdutf8::basic::from_utf8(payload).map_err(|_| ProtocolError::InvalidUtf8)?,
-                )),
-                _ => Message::Binary(Cow::Borrowed(payload)),
-            };
-            return Ok(Some(Event::Message(message)));
+            return whole_message(frame, payload).map(Some);
         }
 
         let assembly = self.assembly.get_or_insert_with(|| {
-            let utf8 = (frame.opcode == OpCode::Text).then(Utf8Stream::default);
-            Box::new(Assembly { payload: Vec::new(), fragments: 1, utf8 })
+            let kind = match frame.opcode {
+                opcode if frame.compressed => Kind::Compressed { text: opcode == OpCode::Text },
+                OpCode::Text => Kind::Text(Utf8Stream::default()),
+                _ => Kind::Binary,
+            };
+            Box::new(Assembly { payload: Vec::new(), fragments: 1, kind })
         });
         // "as soon as the bytes are impossible": within the frame, not at its end.
-        if let Some(utf8) = &mut assembly.utf8 {
+        if let Kind::Text(utf8) = &mut assembly.kind {
             utf8.feed(payload).map_err(|_| ProtocolError::InvalidUtf8)?;
         }
         assembly.payload.extend_from_slice(payload);
@@ -316,14 +371,30 @@ impl Decoder {
             return Ok(None);
         }
         let Some(assembly) = self.assembly.take() else { return Ok(None) };
-        let message = if assembly.utf8.is_some() {
-            let text = String::from_utf8(assembly.payload).map_err(|_| ProtocolError::InvalidUtf8)?;
-            Message::Text(Cow::Owned(text))
-        } else {
-            Message::Binary(Cow::Owned(assembly.payload))
-        };
-        Ok(Some(Event::Message(message)))
+        Ok(Some(match assembly.kind {
+            Kind::Text(_) => {
+                let text = String::from_utf8(assembly.payload).map_err(|_| ProtocolError::InvalidUtf8)?;
+                Event::Message(text.into())
+            }
+            Kind::Binary => Event::Message(assembly.payload.into()),
+            Kind::Compressed { text } => {
+                Event::Compressed(Compressed { text, payload: assembly.payload.into() })
+            }
+        }))
     }
+}
+
+/// A message in one frame, borrowed from where it was read.
+fn whole_message(frame: Frame, payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
+    let text = frame.opcode == OpCode::Text;
+    if frame.compressed {
+        return Ok(Event::Compressed(Compressed { text, payload: Cow::Borrowed(payload) }));
+    }
+    if !text {
+        return Ok(Event::Message(payload.into()));
+    }
+    let text = simdutf8::basic::from_utf8(payload).map_err(|_| ProtocolError::InvalidUtf8)?;
+    Ok(Event::Message(text.into()))
 }
 
 const _: () = assert!(size_of::<Decoder>() <= 56, "every connection pays for this");
@@ -370,6 +441,9 @@ mod tests {
         match event {
             Event::Message(Message::Text(text)) => Event::Message(text.into_owned().into()),
             Event::Message(Message::Binary(bytes)) => Event::Message(bytes.into_owned().into()),
+            Event::Compressed(it) => {
+                Event::Compressed(Compressed { text: it.text, payload: it.payload.into_owned().into() })
+            }
             Event::Ping(bytes) => Event::Ping(Cow::Owned(bytes.into_owned())),
             Event::Pong(bytes) => Event::Pong(Cow::Owned(bytes.into_owned())),
             Event::Close(close) => Event::Close(close),
@@ -493,6 +567,36 @@ mod tests {
         assert_eq!(decoder.decode(&mut stream, &LIMITS), Err(ProtocolError::InvalidUtf8));
         let cut_character = frames(&[(true, OpCode::Text, b"\xe2\x82")]);
         assert_eq!(decode_at_every_cut(&cut_character).1, Some(ProtocolError::InvalidUtf8));
+    }
+
+    #[test]
+    fn compressed_messages_come_out_whole_and_unlooked_at() {
+        // "Hello" of RFC 7692 section 7.2.3.1, as one frame and as two.
+        let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        let mut stream = frames(&[(true, OpCode::Text, &hello)]);
+        stream
+            .extend(frames(&[(false, OpCode::Text, &hello[..3]), (true, OpCode::Continuation, &hello[3..])]));
+        stream[0] |= 0x40;
+        stream[13] |= 0x40;
+        for piece in 1..=stream.len() {
+            let mut decoder = Decoder::new(Role::Server);
+            decoder.enable_deflate();
+            let mut inflater = Inflater::new(crate::proto::deflate::Window::MAX, false);
+            let mut texts = Vec::new();
+            for chunk in stream.chunks(piece) {
+                let mut chunk = chunk.to_vec();
+                let mut at = 0;
+                while at < chunk.len() {
+                    let (used, event) = decoder.decode(&mut chunk[at..], &LIMITS).expect("sound");
+                    at += used;
+                    if let Some(Event::Compressed(message)) = event {
+                        texts.push(message.inflate(&mut inflater, &LIMITS));
+                    }
+                }
+            }
+            assert_eq!(texts, [Ok("Hello".into()), Ok("Hello".into())], "in pieces of {piece}");
+        }
+        assert_eq!(decode_at_every_cut(&stream).1, Some(ProtocolError::ReservedBits), "unless agreed on");
     }
 
     #[test]

@@ -11,11 +11,13 @@
 //! | `utf8.rs` | UTF-8 across fragments, section 8.1 |
 //! | `message.rs` | frames and fragments to messages, section 5.4 |
 //! | `close.rs` | close codes and payloads, sections 5.5.1 and 7.4 |
+//! | `deflate/` | permessage-deflate, RFC 7692 |
 //! | `frame.rs` | the outgoing side: encoding, and the shared frame |
 //! | `handshake/` | the opening handshake, section 4 |
 //! | `error.rs` | what a peer can do wrong, and the close code it earns |
 
 pub mod close;
+pub mod deflate;
 pub mod error;
 pub mod frame;
 pub mod handshake;

@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn our_answer_is_one_that_our_client_takes() {
         let mut out = Vec::new();
-        encode_accept(&mut out, KEY, Some("v1"));
+        encode_accept(&mut out, KEY, Some("v1"), None);
         let head_len = out.len();
         out.extend_from_slice(b"\x81\x00");
         let upgraded = Upgraded { head_len, subprotocol: Some("v1".into()) };

@@ -4,15 +4,20 @@ use std::borrow::Cow;
 
 use super::accept_key;
 
-/// Appends the 101 to `out`. `subprotocol` must be one that the client offered (section 4.2.2, step 5.5).
-pub fn encode_accept(out: &mut Vec<u8>, key: &str, subprotocol: Option<&str>) {
+/// Appends the 101 to `out`. `subprotocol` must be one that the client offered (section 4.2.2, step 5.5), and
+/// `extensions` an answer to what it offered.
+pub fn encode_accept(out: &mut Vec<u8>, key: &str, subprotocol: Option<&str>, extensions: Option<&str>) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
     );
     out.extend_from_slice(&accept_key(key.as_bytes()));
-    if let Some(subprotocol) = subprotocol {
-        out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
-        out.extend_from_slice(subprotocol.as_bytes());
+    let optional: [(&[u8], _); 2] =
+        [(b"\r\nSec-WebSocket-Protocol: ", subprotocol), (b"\r\nSec-WebSocket-Extensions: ", extensions)];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            out.extend_from_slice(name);
+            out.extend_from_slice(value.as_bytes());
+        }
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -92,7 +97,7 @@ mod tests {
     #[test]
     fn the_101_of_section_1_2() {
         let mut out = Vec::new();
-        encode_accept(&mut out, "dGhlIHNhbXBsZSBub25jZQ==", Some("chat"));
+        encode_accept(&mut out, "dGhlIHNhbXBsZSBub25jZQ==", Some("chat"), None);
         assert_eq!(
             String::from_utf8_lossy(&out),
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
