@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, Parser, ValueEnum};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
-use wsd::{Builder, Config, Deflate, DescriptorTables, Limits, Page, Server};
+use wsd::{Builder, Config, Deflate, DescriptorTables, Limits, Origins, Page, Server};
 
 /// A WebSocket server for connection scale.
 ///
@@ -44,6 +44,11 @@ pub(crate) struct Cli {
     /// `--app broadcast` and `chat` send to all but the sender
     #[arg(long, env = "WSD_SKIP_SENDER")]
     skip_sender: bool,
+
+    /// Origin of web pages that may connect, such as https://app.example.com; may be repeated; `*` for any. Pages
+    /// from the same host always may [default: on loopback addresses also pages from localhost and from files]
+    #[arg(long, value_name = "ORIGIN", env = "WSD_ALLOW_ORIGIN", value_delimiter = ',', value_parser = origin)]
+    allow_origin: Vec<String>,
 
     /// What to write to stderr; `debug` shows connects, closes and messages
     #[arg(long, value_name = "LEVEL", env = "WSD_LOG", default_value = "warn",
@@ -92,6 +97,15 @@ struct LimitFlags {
     #[arg(long, value_name = "N", env = "WSD_MAX_FRAGMENTS", default_value_t = Limits::default().max_fragments,
           value_parser = clap::value_parser!(u32).range(1..))]
     max_fragments: u32,
+
+    /// From the first byte of a message to its last; more is closed with 1008
+    #[arg(long, value_name = "TIME", env = "WSD_ASSEMBLY_TIMEOUT", default_value = "30s", value_parser = time)]
+    assembly_timeout: Duration,
+
+    /// Pings answered each second for one connection, after twice as many at once; 0 for no limit
+    #[arg(long, value_name = "N", env = "WSD_CONTROL_RATE", default_value_t = Limits::default().control_rate,
+          value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    control_rate: u32,
 
     /// Bytes of a request head; more is answered with 431
     #[arg(long, value_name = "SIZE", env = "WSD_MAX_HEAD", default_value = "8KiB", value_parser = size)]
@@ -201,6 +215,14 @@ impl Cli {
         }
     }
 
+    fn origins(&self) -> Origins {
+        match self.allow_origin.as_slice() {
+            [] => Origins::SameHost,
+            list if list.iter().any(|origin| origin == "*") => Origins::Any,
+            list => Origins::List(list.to_vec()),
+        }
+    }
+
     fn config(&self) -> Config {
         let limits = &self.limits;
         let mut config = Config {
@@ -212,6 +234,8 @@ impl Cli {
             limits: Limits {
                 max_message: limits.max_message,
                 max_fragments: limits.max_fragments,
+                assembly_timeout: limits.assembly_timeout,
+                control_rate: limits.control_rate,
                 max_head: limits.max_head,
                 max_headers: limits.max_headers,
                 handshake_timeout: limits.handshake_timeout,
@@ -221,6 +245,7 @@ impl Cli {
                 queue_hard: limits.queue_hard,
                 progress_timeout: limits.progress_timeout,
             },
+            origins: self.origins(),
             deflate: self.deflate.config(),
             ..Config::default()
         };
@@ -273,6 +298,14 @@ fn host_and_port(text: &str) -> Result<String, String> {
         return Err("the host is missing; 0.0.0.0 is every IPv4 address, [::] every IPv6 address".to_owned());
     }
     port.parse::<u16>().map_err(|_| format!("`{port}` is not a port (0 to 65535)"))?;
+    Ok(text.to_owned())
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let text = text.trim_end_matches('/');
+    if text != "*" && !wsd::proto::handshake::origin::is_valid(text) {
+        return Err("an origin is scheme, host and perhaps port, such as https://app.example.com".to_owned());
+    }
     Ok(text.to_owned())
 }
 

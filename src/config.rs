@@ -10,6 +10,10 @@ pub struct Limits {
     pub max_message: u32,
     /// Frames in one message; more is answered with close code 1008.
     pub max_fragments: u32,
+    /// From the first byte of a message to its last, however it trickles in; more is answered with close code 1008.
+    pub assembly_timeout: Duration,
+    /// Pings answered each second, after twice as many at once; further ones are not answered. Zero: no limit.
+    pub control_rate: u32,
     /// Bytes of a request head; more is answered with status 431.
     pub max_head: u32,
     /// Headers in a request, at most 128; more is answered with status 431.
@@ -35,6 +39,8 @@ impl Default for Limits {
         Self {
             max_message: 1024 * 1024,
             max_fragments: 1024,
+            assembly_timeout: Duration::from_secs(30),
+            control_rate: 10,
             max_head: 8 * 1024,
             max_headers: 64,
             handshake_timeout: Duration::from_secs(5),
@@ -68,6 +74,19 @@ impl Default for Deflate {
     }
 }
 
+/// Which web pages may connect (RFC 6455 section 10.2). Clients that are no browsers send no `Origin` and always may;
+/// so may pages from the host that they connect to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Origins {
+    /// On a loopback address also pages from localhost, on any port, and pages opened from a file: for development.
+    #[default]
+    SameHost,
+    /// Also pages from these origins, such as `https://app.example.com`.
+    List(Vec<String>),
+    /// Any page.
+    Any,
+}
+
 /// How a server is laid out.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -83,6 +102,8 @@ pub struct Config {
     pub tables: DescriptorTables,
     /// What one peer may cost.
     pub limits: Limits,
+    /// Which web pages may connect.
+    pub origins: Origins,
     /// Compression; `None` declines every offer.
     pub deflate: Option<Deflate>,
 }
@@ -96,6 +117,7 @@ impl Default for Config {
             max_conns: None,
             tables: DescriptorTables::Shared,
             limits: Limits::default(),
+            origins: Origins::default(),
             deflate: None,
         }
     }

@@ -76,7 +76,7 @@ mod route;
 mod server;
 
 pub use app::{Admission, App, Context};
-pub use config::{Config, Deflate, DescriptorTables, Limits};
+pub use config::{Config, Deflate, DescriptorTables, Limits, Origins};
 pub use http::Page;
 pub use id::ConnId;
 pub use metrics::Metrics;

@@ -72,6 +72,8 @@ metrics! {
     http_requests,
     /// Requests refused: malformed, too long, wrong method or version.
     handshakes_refused,
+    /// Handshakes from web pages that may not connect.
+    handshakes_foreign_origin,
     /// Handshakes that a route's app turned down.
     handshakes_rejected,
     /// Connections that never finished their request in time.
@@ -106,6 +108,8 @@ metrics! {
     closed_protocol,
     /// Connections closed with 1013 because the peer did not keep up.
     closed_slow,
+    /// Connections closed because a message was begun and not finished in time.
+    closed_unfinished,
     /// Connections given up because a ping was not answered.
     closed_silent,
     /// Connections cut because the peer did not do its part of the closing in time.

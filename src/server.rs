@@ -1,5 +1,8 @@
 //! Threads, signals, start and stop. Knows no app.
 
+mod ceiling;
+mod error;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -10,8 +13,12 @@ use std::thread::{self, JoinHandle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+pub use ceiling::Ceiling;
+use ceiling::table_max;
+pub use error::{RunError, StartError};
+
 use crate::app::App;
-use crate::config::{Config, DESCRIPTOR_RESERVE, Deflate, DescriptorTables, Limits};
+use crate::config::{Config, Deflate, DescriptorTables, Limits, Origins};
 use crate::http::Page;
 use crate::hub::batch::{FrameRef, Pending};
 use crate::metrics::{Metrics, WorkerMetrics};
@@ -68,6 +75,13 @@ impl Builder {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
+        self
+    }
+
+    /// Which web pages may connect.
+    #[must_use]
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.config.origins = origins;
         self
     }
 
@@ -165,111 +179,6 @@ pub struct Handle {
 pub struct Remote {
     shared: Arc<Shared>,
 }
-
-/// How many connections a server can hold, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ceiling {
-    /// Connections in all.
-    pub connections: usize,
-    /// Descriptor tables among the workers: as many as workers, or one.
-    pub tables: usize,
-    /// Descriptors in each table.
-    pub descriptors: u64,
-    /// Whether the configuration set a lower number than the descriptors would allow.
-    pub configured: bool,
-    /// Whether the system refused tables that were asked for.
-    pub tables_refused: bool,
-}
-
-impl fmt::Display for Ceiling {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "up to {} connections (", Grouped(self.connections as u64))?;
-        match (self.configured, self.tables) {
-            (true, _) => write!(f, "as configured")?,
-            (false, 1) => write!(f, "one table of {} descriptors", Grouped(self.descriptors))?,
-            (false, tables) => {
-                write!(f, "{tables} private tables of {} descriptors", Grouped(self.descriptors))?;
-            }
-        }
-        if self.tables_refused {
-            write!(f, "; the system refused private tables")?;
-        }
-        write!(f, ")")
-    }
-}
-
-/// A number with a comma after every three digits.
-struct Grouped(u64);
-
-impl fmt::Display for Grouped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = self.0.to_string();
-        for (index, digit) in digits.chars().enumerate() {
-            if index > 0 && (digits.len() - index).is_multiple_of(3) {
-                f.write_str(",")?;
-            }
-            write!(f, "{digit}")?;
-        }
-        Ok(())
-    }
-}
-
-/// Why a server did not start.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A route that cannot be served.
-    Route(InvalidRoute),
-    /// A setting out of its range.
-    Setting(&'static str),
-    /// An address that cannot be listened on.
-    Listen(String, io::Error),
-    /// The system refused a thread or a descriptor.
-    System(io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Route(error) => error.fmt(f),
-            Self::Setting(what) => f.write_str(what),
-            Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "cannot listen on {address}: another program listens there")
-            }
-            Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
-            Self::System(error) => write!(f, "cannot start: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-/// Why a server that was run did not end well.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum RunError {
-    /// It did not start.
-    Start(StartError),
-    /// A worker failed.
-    Worker(io::Error),
-}
-
-impl From<StartError> for RunError {
-    fn from(error: StartError) -> Self {
-        Self::Start(error)
-    }
-}
-
-impl fmt::Display for RunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Start(error) => error.fmt(f),
-            Self::Worker(error) => write!(f, "a worker failed: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for RunError {}
 
 impl Handle {
     /// The addresses that are listened on.
@@ -377,6 +286,7 @@ fn start(builder: Builder) -> Result<Handle, StartError> {
         router: Arc::new(router),
         pages: pages.into(),
         limits: config.limits.clone(),
+        origins: config.origins.clone(),
         deflate: config.deflate,
         backlog: config.backlog,
         connections: AtomicUsize::new(0),
@@ -400,9 +310,8 @@ fn start(builder: Builder) -> Result<Handle, StartError> {
 
     // Dropping `goes` on an error lets the threads end.
     let (addresses, reserved) = reserve(&config.listen)?;
-    let table_max = usize::try_from(descriptors.saturating_sub(DESCRIPTOR_RESERVE)).unwrap_or(usize::MAX);
     for go in goes {
-        let _ = go.send(Go { addresses: addresses.clone(), table_max });
+        let _ = go.send(Go { addresses: addresses.clone(), table_max: table_max(descriptors) });
     }
     let handle = Handle { shared, threads, addresses, ceiling };
     for _ in 0..config.threads {
@@ -490,22 +399,6 @@ impl Drop for StopOnExit {
     }
 }
 
-impl Ceiling {
-    fn new(config: &Config, private: usize, descriptors: u64) -> Self {
-        let tables = if private == config.threads { config.threads } else { 1 };
-        let table_max = usize::try_from(descriptors.saturating_sub(DESCRIPTOR_RESERVE)).unwrap_or(usize::MAX);
-        let possible = table_max.saturating_mul(tables);
-        let connections = config.max_conns.map_or(possible, |max| max.min(possible));
-        Self {
-            connections,
-            tables,
-            descriptors,
-            configured: connections < possible,
-            tables_refused: config.tables == DescriptorTables::PerWorker && private < config.threads,
-        }
-    }
-}
-
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("workers", &self.metrics.len()).finish_non_exhaustive()
@@ -515,19 +408,6 @@ impl fmt::Debug for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_ceiling_is_explained() {
-        let mut config = Config { threads: 4, tables: DescriptorTables::PerWorker, ..Config::default() };
-        let say = |config: &Config, private| Ceiling::new(config, private, 20_000).to_string();
-        assert_eq!(say(&config, 4), "up to 79,744 connections (4 private tables of 20,000 descriptors)");
-        assert_eq!(
-            say(&config, 0),
-            "up to 19,936 connections (one table of 20,000 descriptors; the system refused private tables)"
-        );
-        config.max_conns = Some(1_000);
-        assert_eq!(say(&config, 4), "up to 1,000 connections (as configured)");
-    }
 
     #[test]
     fn settings_out_of_range_are_refused() {

@@ -16,25 +16,30 @@
 //! [`deadline`](Conn::deadline), or later, [`handle_timeout`](Conn::handle_timeout).
 
 mod outbox;
+mod outcome;
+mod sending;
+mod timing;
 
 use std::borrow::Cow;
-use std::io::{self, Write};
 use std::time::Duration;
 
 pub use outbox::{Flushed, Outbox};
+pub use outcome::{Cause, Ended, Received, Sent, Step};
 
 use crate::config::Limits;
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
 use crate::proto::deflate::{Agreed, Deflater, Pool, Streams, Window};
-use crate::proto::frame::{self, Piece};
 use crate::proto::handshake::{HeadScanner, RequestError};
-use crate::proto::{Close, CloseCode, Decoder, Event, Frame, Message, MessageLimits, OpCode};
+use crate::proto::{Close, CloseCode, Decoder, Event, Frame, MessageLimits, OpCode, frame};
 use crate::proto::{ProtocolError, Role, Status};
 
 /// A connection is not read while so much waits for it: its own requests then wait in the kernel, on the
 /// peer's side in the end. The queue's hard limit is for what others send to it.
 const READ_PAUSE_BYTES: u32 = 64 * 1024;
+
+/// Seconds' worth of pings that may come at once.
+const CONTROL_BURST: u32 = 2;
 
 /// Where a connection is between its first byte and its last; the diagram is above.
 #[derive(Debug)]
@@ -63,61 +68,6 @@ struct Head {
     scanner: HeadScanner,
 }
 
-/// What the shell does with the socket next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Go on.
-    Keep,
-    /// Shut down the writing side and call `next_step` again.
-    ShutdownWrite,
-    /// Drop the socket.
-    Drop,
-}
-
-/// What came in, beyond what the connection answers by itself.
-#[derive(Debug, PartialEq)]
-pub enum Received<'a> {
-    /// A message for the app.
-    Message(Message<'a>),
-    /// The connection has just left the open phase.
-    Closed(Ended),
-}
-
-/// Why a connection left the open phase.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Code and reason, as the peer sent them or as we did.
-    pub close: Close,
-    /// Which counter it belongs to.
-    pub cause: Cause,
-}
-
-/// The ways in which a connection can end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The peer sent a proper Close.
-    Peer,
-    /// The app or the server closed it.
-    Local,
-    /// The peer broke the protocol or a limit.
-    Protocol(ProtocolError),
-    /// The peer does not read what is sent to it.
-    Slow,
-    /// The peer does not answer pings.
-    Silent,
-    /// The stream ended without a Close.
-    Lost,
-}
-
-/// What a transmission came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
-    /// With the kernel, or queued.
-    Accepted,
-    /// Refused: the queue is at its limit. Nothing of it was taken.
-    Overflow,
-}
-
 /// One connection.
 #[derive(Debug)]
 pub struct Conn {
@@ -128,6 +78,10 @@ pub struct Conn {
     streams: Option<Box<Streams>>,
     last_input: Millis,
     deadline: Millis,
+    /// When the message began whose end has not come; `NEVER` between messages.
+    message_began: Millis,
+    /// When the allowance for answering pings is whole again (the generic cell rate algorithm).
+    pings_paid: Millis,
     /// What was agreed on about compression.
     agreed: Option<Agreed>,
     /// Spreads the pings of connections that were made together: 0 is 10 % early, 255 is 10 % late.
@@ -144,6 +98,8 @@ impl Conn {
             outbox: None,
             streams: None,
             agreed: None,
+            message_began: Millis::NEVER,
+            pings_paid: Millis(0),
             last_input: now,
             deadline: now.after(limits.handshake_timeout),
             jitter,
@@ -262,7 +218,13 @@ impl Conn {
         }
         let message_limits =
             MessageLimits { message_bytes_max: limits.max_message, fragments_max: limits.max_fragments };
-        match self.decoder.decode(input, &message_limits) {
+        let decoded = self.decoder.decode(input, &message_limits);
+        if !self.decoder.is_mid_message() {
+            self.message_began = Millis::NEVER;
+        } else if self.message_began == Millis::NEVER {
+            self.message_began = now;
+        }
+        match decoded {
             Ok((used, None | Some(Event::Pong(_)))) => (used, None),
             Ok((used, Some(Event::Message(message)))) => {
                 (used, self.is_open().then_some(Received::Message(message)))
@@ -278,7 +240,7 @@ impl Conn {
                 }
             }
             Ok((used, Some(Event::Ping(payload)))) => {
-                self.pong(&payload, out);
+                self.pong(now, &payload, limits, out);
                 (used, None)
             }
             // Nothing after a Close counts (section 5.5.1).
@@ -321,97 +283,6 @@ impl Conn {
         was_open.then(Ended::lost)
     }
 
-    /// Too much waits for the peer: drops it, except what is partly sent, and says so with 1013. The Close has
-    /// room however full the queue was.
-    pub fn shed(&mut self, now: Millis, limits: &Limits, metrics: &WorkerMetrics) -> Option<Ended> {
-        let close = Close::new(CloseCode::TRY_AGAIN_LATER, "slow consumer");
-        let outbox = self.outbox.get_or_insert_with(|| Box::new(Outbox::new(now)));
-        metrics.dropped_slow.add(u64::from(outbox.shed(metrics)));
-        outbox.push(Piece::whole(Frame::close(&close), 0), metrics);
-        if !self.is_open() {
-            return None;
-        }
-        self.phase = Phase::CloseSent;
-        self.deadline = now.after(limits.close_timeout);
-        Some(Ended { close, cause: Cause::Slow })
-    }
-
-    /// Sends bytes of our own making, which carry `messages` whole messages: to the writer as far as it takes
-    /// them, the rest is queued.
-    ///
-    /// # Errors
-    /// The writer's own, other than that it takes no more.
-    pub fn transmit(
-        &mut self,
-        now: Millis,
-        bytes: &[u8],
-        messages: u32,
-        writer: &mut impl Write,
-        limits: &Limits,
-        metrics: &WorkerMetrics,
-    ) -> io::Result<Sent> {
-        if self.outbox.is_some() {
-            return Ok(self.enqueue(&[Piece::whole(Frame::from_encoded(bytes), messages)], limits, metrics));
-        }
-        let taken = write_some(writer, bytes)?;
-        metrics.bytes_out.add(taken as u64);
-        if taken == bytes.len() {
-            metrics.delivered.add(u64::from(messages));
-        } else {
-            self.hold(now, Piece::whole(Frame::from_encoded(&bytes[taken..]), messages), taken > 0, metrics);
-        }
-        Ok(Sent::Accepted)
-    }
-
-    /// Sends pieces of shared frames, as one.
-    ///
-    /// # Errors
-    /// The writer's own, other than that it takes no more.
-    pub fn transmit_pieces(
-        &mut self,
-        now: Millis,
-        pieces: &[Piece],
-        writer: &mut impl Write,
-        limits: &Limits,
-        metrics: &WorkerMetrics,
-    ) -> io::Result<Sent> {
-        if self.outbox.is_some() {
-            return Ok(self.enqueue(pieces, limits, metrics));
-        }
-        if let [piece] = pieces {
-            let taken = write_some(writer, piece.as_bytes())? as u32;
-            metrics.bytes_out.add(u64::from(taken));
-            if taken == piece.len() {
-                metrics.delivered.add(u64::from(piece.messages));
-            } else {
-                let rest = Piece { start: piece.start + taken, ..piece.clone() };
-                self.hold(now, rest, taken > 0, metrics);
-            }
-            return Ok(Sent::Accepted);
-        }
-        let mut outbox = Box::new(Outbox::new(now));
-        for piece in pieces {
-            outbox.push(piece.clone(), metrics);
-        }
-        if outbox.flush(now, writer, metrics)? == Flushed::Blocked {
-            self.outbox = Some(outbox);
-        }
-        Ok(Sent::Accepted)
-    }
-
-    /// The socket takes bytes again: sends what waits.
-    ///
-    /// # Errors
-    /// The writer's own, other than that it takes no more.
-    pub fn flush(&mut self, now: Millis, writer: &mut impl Write, metrics: &WorkerMetrics) -> io::Result<()> {
-        if let Some(outbox) = &mut self.outbox
-            && outbox.flush(now, writer, metrics)? == Flushed::Empty
-        {
-            self.outbox = None;
-        }
-        Ok(())
-    }
-
     /// What to do with the socket now that input and output have been handled.
     pub fn next_step(&mut self) -> Step {
         match self.phase {
@@ -428,89 +299,26 @@ impl Conn {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called next, at the latest.
-    pub fn deadline(&self, limits: &Limits) -> Millis {
-        match &self.outbox {
-            Some(outbox) => self.deadline.min(outbox.progress_at().after(limits.progress_timeout)),
-            None => self.deadline,
-        }
-    }
-
-    /// The deadline has passed, perhaps. A ping goes to `out`.
-    pub fn handle_timeout(
-        &mut self,
-        now: Millis,
-        limits: &Limits,
-        out: &mut Vec<u8>,
-        metrics: &WorkerMetrics,
-    ) -> Option<Ended> {
-        let stalled =
-            self.outbox.as_ref().is_some_and(|it| now >= it.progress_at().after(limits.progress_timeout));
-        match self.phase {
-            Phase::Open { .. } if stalled => self.shed(now, limits, metrics),
-            Phase::Open { pinged_at } => self.keep_alive(now, pinged_at, limits, out),
-            Phase::Handshake(_) if now >= self.deadline => {
-                self.finish(now, limits);
-                None
-            }
-            Phase::CloseSent | Phase::Finishing { .. } | Phase::Lingering
-                if stalled || now >= self.deadline =>
-            {
-                self.phase = Phase::Gone;
-                None
-            }
-            _ => None,
-        }
-    }
-
     /// The connection is over: gives back what was never sent, in messages.
     pub fn abandon(&mut self, metrics: &WorkerMetrics) -> u32 {
         self.phase = Phase::Gone;
         self.outbox.take().map_or(0, |outbox| outbox.abandon(metrics))
     }
 
-    /// Silence is answered with a ping, silence after a ping with the end.
-    fn keep_alive(
-        &mut self,
-        now: Millis,
-        pinged_at: Millis,
-        limits: &Limits,
-        out: &mut Vec<u8>,
-    ) -> Option<Ended> {
-        if limits.ping_interval.is_zero() || now < self.deadline {
-            return None;
-        }
-        // A peer that takes what waits for it is alive, even if it has nothing to say.
-        let alive_at =
-            self.outbox.as_ref().map_or(self.last_input, |it| it.progress_at().max(self.last_input));
-        if pinged_at != Millis::NEVER && alive_at < pinged_at {
-            self.phase = Phase::Gone;
-            let close = Close::new(CloseCode::ABNORMAL, "no answer to a ping");
-            return Some(Ended { close, cause: Cause::Silent });
-        }
-        self.last_input = alive_at;
-        self.deadline = self.next_ping(limits);
-        self.phase = Phase::Open { pinged_at: Millis::NEVER };
-        if now >= self.deadline {
-            frame::encode(out, OpCode::Ping, b"", None);
-            self.phase = Phase::Open { pinged_at: now };
-            self.deadline = now.after(limits.pong_timeout);
-        }
-        None
-    }
-
-    fn next_ping(&self, limits: &Limits) -> Millis {
-        if limits.ping_interval.is_zero() {
-            return Millis::NEVER;
-        }
-        // 0.9 to 1.1 times the interval.
-        let spread = limits.ping_interval.mul_f64(0.2 * f64::from(self.jitter) / 255.0);
-        self.last_input.after((limits.ping_interval.mul_f64(0.9) + spread).max(Duration::from_millis(1)))
-    }
-
-    fn pong(&mut self, payload: &[u8], out: &mut Vec<u8>) {
+    /// Answers a ping, within the allowance. A peer that sends more gets fewer answers than it asked for, and costs
+    /// nothing more.
+    fn pong(&mut self, now: Millis, payload: &[u8], limits: &Limits, out: &mut Vec<u8>) {
         if !self.is_open() {
             return;
+        }
+        if limits.control_rate > 0 {
+            let cost = Duration::from_secs(1) / limits.control_rate;
+            let burst = cost * (CONTROL_BURST * limits.control_rate);
+            let paid = self.pings_paid.max(now).after(cost);
+            if paid > now.after(burst) {
+                return;
+            }
+            self.pings_paid = paid;
         }
         let Some(outbox) = &mut self.outbox else { return frame::encode(out, OpCode::Pong, payload, None) };
         // "If an endpoint receives a Ping frame and has not yet sent Pong frame(s) in response to previous Ping
@@ -556,53 +364,9 @@ impl Conn {
         frame::encode_close(out, &ended.close);
         Some(Received::Closed(ended))
     }
-
-    /// Queues pieces behind what waits already, all or none of them. The limit is for open connections: a Close
-    /// always has room.
-    fn enqueue(&mut self, pieces: &[Piece], limits: &Limits, metrics: &WorkerMetrics) -> Sent {
-        let added: u32 = pieces.iter().map(Piece::len).sum();
-        let Some(outbox) = &mut self.outbox else { return Sent::Accepted };
-        let full = outbox.bytes().saturating_add(added) > limits.queue_hard;
-        if full && matches!(self.phase, Phase::Open { .. }) {
-            return Sent::Overflow;
-        }
-        for piece in pieces {
-            outbox.push(piece.clone(), metrics);
-        }
-        Sent::Accepted
-    }
-
-    /// Starts a queue with the rest of what the socket did not take.
-    fn hold(&mut self, now: Millis, rest: Piece, begun: bool, metrics: &WorkerMetrics) {
-        let mut outbox = Box::new(Outbox::new(now));
-        outbox.push(rest, metrics);
-        if begun {
-            outbox.mark_head_begun();
-        }
-        self.outbox = Some(outbox);
-    }
 }
 
-impl Ended {
-    /// The stream ended, or broke, without a Close.
-    fn lost() -> Self {
-        Self { close: CloseCode::ABNORMAL.into(), cause: Cause::Lost }
-    }
-}
-
-/// One write: how much was taken, 0 when the writer takes nothing now.
-fn write_some(writer: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match writer.write(bytes) {
-            Ok(taken) => return Ok(taken),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-const _: () = assert!(size_of::<Conn>() <= 120, "every connection pays for this");
+const _: () = assert!(size_of::<Conn>() <= 136, "every connection pays for this");
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::io::{self, Write};
 
 use super::*;
 use crate::config::Deflate;
@@ -363,4 +363,45 @@ fn what_was_never_sent_is_counted_at_the_end() {
     bench.send(b"\x81\x01y\x81\x01z", 2);
     assert_eq!(bench.conn.abandon(&bench.metrics), 3);
     assert_eq!((bench.metrics.queued.get(), bench.metrics.queued_bytes.get()), (0, 0));
+}
+
+#[test]
+fn twenty_pings_at_once_are_answered_and_then_ten_each_second() {
+    let mut bench = Bench::open();
+    bench.now = Millis(5_000);
+    for _ in 0..21 {
+        bench.frame(OpCode::Ping, b"");
+    }
+    assert_eq!(bench.wire().len(), 20 * 2, "the 21st is not");
+    bench.now = Millis(5_100);
+    bench.frame(OpCode::Ping, b"");
+    bench.frame(OpCode::Ping, b"");
+    assert_eq!(bench.wire().len(), 2);
+    bench.limits.control_rate = 0;
+    bench.frame(OpCode::Ping, b"");
+    assert_eq!(bench.wire().len(), 2, "no limit");
+}
+
+#[test]
+fn a_message_must_be_whole_in_time_however_it_trickles() {
+    let mut bench = Bench::open();
+    let mut bytes = Vec::new();
+    encode_fragment(&mut bytes, true, OpCode::Text, &[b'x'; 60], Some(KEY));
+    for (second, byte) in bytes[..30].iter().enumerate() {
+        assert_eq!(bench.at(second as f64), None);
+        bench.feed(&[*byte]);
+    }
+    assert_eq!(bench.at(29.9), None);
+    assert_eq!(bench.at(30.0), Some(Cause::Unfinished));
+    assert_eq!(bench.wire(), b"\x88\x1e\x03\xf0message not finished in time");
+}
+
+#[test]
+fn the_time_for_a_message_begins_anew_with_each() {
+    let mut bench = Bench::open();
+    for second in 0..40 {
+        assert_eq!(bench.at(f64::from(second)), None);
+        bench.feed(&[0x81]);
+        assert_eq!(bench.feed(&[0x81, 0, 0, 0, 0, b'x']), ["x"]);
+    }
 }

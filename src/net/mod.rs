@@ -3,14 +3,20 @@
 //! | file | what |
 //! |---|---|
 //! | `worker.rs` | the loop: poll, accept, mailbox, sockets, fan-out, timers |
-//! | `socket.rs` | what happens on one connection's socket |
+//! | `entry.rs` | one connection and its socket; deliveries to it |
+//! | `socket.rs` | what happens on a connection's socket: reading, deadlines, writing |
+//! | `handshake.rs` | a whole request head: a page, a refusal, or the way to an app |
+//! | `calls.rs` | calling an app, and carrying out what it orders |
 //! | `listener.rs` | binding, accepting, running out of descriptors |
 //! | `mailbox.rs` | what workers say to each other |
 //! | `slots.rs` | connections by number, and stale events |
 //! | `wheel.rs` | deadlines |
 //! | [`fdtable`] | a descriptor table for each thread |
 
+mod calls;
+mod entry;
 pub mod fdtable;
+mod handshake;
 pub(crate) mod listener;
 pub(crate) mod mailbox;
 mod slots;

@@ -1,28 +1,24 @@
-//! What happens on one connection's socket: reading, the request, the app's callbacks and orders, writing.
+//! What happens on one connection's socket: reading, deadlines, writing.
 
 use std::collections::HashSet;
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _};
 use std::net::Shutdown;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mio::net::TcpStream;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use super::entry::{After, Delivered, Entry, Workbench};
 use super::slots::Key;
-use crate::app::{App, Context, OrderRef, Orders, Place, Verdict};
-use crate::config::{Deflate, Limits};
-use crate::conn::{Cause, Conn, Ended, Received, Sent, Step};
-use crate::http::{self, Page};
+use super::worker::Shared;
+use crate::app::{App, Orders, Place};
+use crate::config::{Deflate, Limits, Origins};
+use crate::conn::{Received, Sent, Step};
+use crate::http::Page;
 use crate::hub::Hub;
-use crate::hub::batch::{Batch, deflate};
 use crate::id::{ConnId, Millis};
 use crate::metrics::WorkerMetrics;
-use crate::proto::deflate::{Pool, negotiate};
-use crate::proto::frame::Piece;
-use crate::proto::handshake::request::Upgrade;
-use crate::proto::handshake::{Request, Response, encode_accept};
+use crate::proto::handshake::Response;
 use crate::proto::{Close, CloseCode, Status};
 use crate::route::Router;
 
@@ -37,40 +33,6 @@ const INFLATE_BYTES: usize = 1024 * 1024;
 /// A buffer for replies that grew larger is not kept.
 const REPLY_KEPT_BYTES: usize = 256 * 1024;
 
-/// One connection and its socket.
-#[derive(Debug)]
-pub(super) struct Entry {
-    stream: TcpStream,
-    pub(super) conn: Conn,
-    place: Option<Rc<Place>>,
-    /// Input that was read and has to wait for the next turn, because its share of inflating is used up.
-    #[expect(
-        clippy::box_collection,
-        reason = "one word in every connection instead of three, for what is rare"
-    )]
-    held: Option<Box<Vec<u8>>>,
-    app: u16,
-    /// The socket may hold more than was read.
-    unread: bool,
-    /// The peer has ended its side: read on until that is all there is.
-    eof_ahead: bool,
-    /// On the worker's ready list.
-    pub(super) listed: bool,
-    /// When the wheel will look at it.
-    pub(super) timer_at: Millis,
-}
-
-/// How a worker's attention to one socket ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    /// Wait for an event.
-    Wait,
-    /// There is more to read than one turn's share.
-    Ready,
-    /// The connection is gone.
-    Drop,
-}
-
 /// What every connection of a worker uses in turn. Apart from the slots, so that both can be borrowed.
 pub(super) struct Core {
     pub(super) worker: u16,
@@ -82,132 +44,31 @@ pub(super) struct Core {
     pub(super) apps: Vec<Box<dyn App>>,
     pub(super) hub: Hub,
     pub(super) buffer: Box<[u8]>,
+    pub(super) origins: Origins,
     /// How to compress; `None` declines every offer.
-    deflate: Option<Deflate>,
+    pub(super) deflate: Option<Deflate>,
     pub(super) bench: Workbench,
-    orders: Orders,
-    places: HashSet<Rc<Place>>,
+    pub(super) orders: Orders,
+    pub(super) places: HashSet<Rc<Place>>,
     pub(super) draining: bool,
 }
 
-/// What preparing bytes for a connection needs, used by each in turn.
-#[derive(Debug)]
-pub(super) struct Workbench {
-    pool: Pool,
-    scratch: Vec<Piece>,
-}
-
-impl Entry {
-    pub(super) fn new(stream: TcpStream, conn: Conn) -> Self {
-        Self {
-            stream,
-            conn,
-            place: None,
-            held: None,
-            app: 0,
-            unread: false,
-            eof_ahead: false,
-            listed: false,
-            timer_at: Millis::NEVER,
-        }
-    }
-
-    pub(super) fn stream_mut(&mut self) -> &mut TcpStream {
-        &mut self.stream
-    }
-
-    /// The socket is readable, but has to wait.
-    pub(super) fn defer(&mut self, eof_ahead: bool) {
-        self.unread = true;
-        self.eof_ahead |= eof_ahead;
-    }
-
-    /// Gives a member what its topic got: directly from the shared bytes where nothing waits for it.
-    pub(super) fn deliver(
-        &mut self,
-        slot: u32,
-        batch: &Batch,
-        now: Millis,
-        limits: &Limits,
-        metrics: &WorkerMetrics,
-        Workbench { pool, scratch }: &mut Workbench,
-    ) -> Delivered {
-        let mut pieces = match self.conn.shared_window() {
-            Some(window) => batch.deflated(window, pool),
-            None => batch.pieces(),
-        };
-        let mut messages = batch.messages();
-        if batch.leaves_out(slot) {
-            batch.without_left_out(slot, pieces, scratch);
-            pieces = scratch.as_slice();
-            messages = batch.messages_for(slot);
-            if messages == 0 {
-                return Delivered::Taken;
-            }
-        }
-        // A window that goes on from message to message makes different bytes for each connection.
-        let own;
-        if self.conn.deflates()
-            && self.conn.shared_window().is_none()
-            && let Some(deflater) = self.conn.deflater(pool)
-        {
-            own = deflate(pieces, deflater);
-            pieces = &own;
-        }
-        metrics.due.add(u64::from(messages));
-        match self.conn.transmit_pieces(now, pieces, &mut self.stream, limits, metrics) {
-            Ok(Sent::Accepted) if self.conn.has_backlog() => Delivered::Backlogged,
-            Ok(Sent::Accepted) => Delivered::Taken,
-            Ok(Sent::Overflow) => {
-                metrics.dropped_slow.add(u64::from(messages));
-                Delivered::Overflow
-            }
-            Err(_) => {
-                metrics.dropped_closed.add(u64::from(messages));
-                Delivered::Broken
-            }
-        }
-    }
-}
-
-/// What a delivery came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Delivered {
-    /// With the kernel.
-    Taken,
-    /// Some of it waits.
-    Backlogged,
-    /// Refused: too much waits already.
-    Overflow,
-    /// The socket failed.
-    Broken,
-}
-
-const _: () = assert!(size_of::<Entry>() <= 160, "every connection pays for this");
-
 impl Core {
-    pub(super) fn new(
-        worker: u16,
-        limits: Limits,
-        metrics: Arc<WorkerMetrics>,
-        router: Arc<Router>,
-        pages: Arc<[Page]>,
-        deflate: Option<Deflate>,
-    ) -> Self {
-        let apps = router.apps();
+    pub(super) fn new(worker: u16, shared: &Shared) -> Self {
         Self {
             worker,
             now: Millis(0),
-            limits,
-            metrics,
-            router,
-            pages,
-            apps,
+            limits: shared.limits.clone(),
+            metrics: Arc::clone(&shared.metrics[usize::from(worker)]),
+            router: Arc::clone(&shared.router),
+            pages: Arc::clone(&shared.pages),
+            apps: shared.router.apps(),
             hub: Hub::default(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             orders: Orders::default(),
-            deflate,
-            bench: Workbench { pool: Pool::new(deflate.unwrap_or_default()), scratch: Vec::new() },
+            origins: shared.origins.clone(),
+            deflate: shared.deflate,
+            bench: Workbench::new(shared.deflate.unwrap_or_default()),
             places: HashSet::new(),
             draining: false,
         }
@@ -334,7 +195,7 @@ impl Core {
         debug!(id = %self.id(key), "gone");
     }
 
-    fn id(&self, key: Key) -> ConnId {
+    pub(super) fn id(&self, key: Key) -> ConnId {
         ConnId { worker: self.worker, slot: key.slot, generation: key.generation }
     }
 
@@ -379,157 +240,6 @@ impl Core {
                 Some(Received::Closed(ended)) => self.ended(key, entry, &ended),
             }
         }
-    }
-
-    /// A whole request head: a page, a refusal, or the way to an app.
-    fn request(&mut self, key: Key, entry: &mut Entry, head: &[u8]) {
-        let request = match Request::parse(head, self.limits.max_headers as usize) {
-            Ok(request) => request,
-            Err(error) => return self.refuse(key, entry, error.status(), error),
-        };
-        let Upgrade::WebSocket { key: ws_key } = request.upgrade() else {
-            self.metrics.http_requests.add(1);
-            debug!(id = %self.id(key), path = request.path(), "http");
-            return self.answer(entry, &http::respond(&self.pages, request.path()));
-        };
-        if self.draining {
-            return self.answer(entry, &Response::text(503, "the server is stopping\n"));
-        }
-        let Some(app) = self.router.find(request.path()) else {
-            self.metrics.http_requests.add(1);
-            return self.answer(entry, &Response::text(404, "no such route\n"));
-        };
-        let admitted = catch_unwind(AssertUnwindSafe(|| self.apps[app as usize].on_request(&request)));
-        let verdict = match admitted {
-            Ok(admission) => admission.0,
-            Err(_) => {
-                self.panicked(key);
-                Verdict::Reject { status: 500, body: "internal error\n".to_owned() }
-            }
-        };
-        match verdict {
-            Verdict::Reject { status, body } => {
-                self.metrics.handshakes_rejected.add(1);
-                self.answer(entry, &Response::text(status, body));
-            }
-            Verdict::Accept { subprotocol } => {
-                let offered = |name: &String| request.subprotocols().any(|offer| offer == name);
-                let subprotocol = subprotocol.filter(offered);
-                let offers = request.headers("sec-websocket-extensions");
-                let agreed = self.deflate.and_then(|config| negotiate(offers, &config));
-                let extension = agreed.as_ref().map(|(_, answer)| answer.as_str());
-                encode_accept(&mut self.orders.reply, ws_key, subprotocol.as_deref(), extension);
-                if let Some((agreed, _)) = agreed {
-                    entry.conn.enable_deflate(agreed, &self.bench.pool);
-                }
-                let place = Place { path: request.path().into(), subprotocol: subprotocol.map(Into::into) };
-                self.opened(key, entry, app, place);
-            }
-        }
-    }
-
-    fn opened(&mut self, key: Key, entry: &mut Entry, app: u16, place: Place) {
-        self.metrics.opened.add(1);
-        debug!(id = %self.id(key), path = &*place.path, peer = ?entry.stream.peer_addr().ok(), "open");
-        let place = match self.places.get(&place) {
-            Some(known) => Rc::clone(known),
-            None => {
-                let place = Rc::new(place);
-                self.places.insert(Rc::clone(&place));
-                place
-            }
-        };
-        entry.place = Some(place);
-        entry.app = app;
-        entry.conn.open(self.now, &self.limits);
-        self.call(key, entry, |app, cx| app.on_open(cx));
-    }
-
-    fn refuse(&mut self, key: Key, entry: &mut Entry, status: u16, why: impl std::fmt::Display) {
-        self.metrics.handshakes_refused.add(1);
-        debug!(id = %self.id(key), status, %why, "handshake refused");
-        self.answer(entry, &Response::text(status, format!("{why}\n")));
-    }
-
-    fn answer(&mut self, entry: &mut Entry, response: &Response) {
-        response.encode(&mut self.orders.reply);
-        entry.conn.finish(self.now, &self.limits);
-    }
-
-    /// Calls the connection's app and carries out what it orders.
-    fn call(&mut self, key: Key, entry: &mut Entry, callback: impl FnOnce(&mut dyn App, &mut Context<'_>)) {
-        let id = self.id(key);
-        let Some(place) = entry.place.as_deref() else { return };
-        let app = &mut *self.apps[entry.app as usize];
-        let deflater = entry.conn.deflater(&mut self.bench.pool);
-        let mut context = Context { id, place, orders: &mut self.orders, deflater };
-        // The app is used again after a panic: its state is its own affair, as behind a mutex that is not poisoned.
-        let outcome = catch_unwind(AssertUnwindSafe(|| callback(app, &mut context)));
-        if outcome.is_err() {
-            self.panicked(key);
-            self.orders.clear();
-            self.close(key, entry, &Close::new(CloseCode::INTERNAL_ERROR, "internal error"));
-        } else if !self.orders.is_empty() {
-            self.obey(key, entry);
-        }
-    }
-
-    fn panicked(&mut self, key: Key) {
-        self.metrics.app_panics.add(1);
-        warn!(id = %self.id(key), "an app's callback panicked; its connection is closed");
-    }
-
-    /// Carries out the orders of a callback.
-    fn obey(&mut self, key: Key, entry: &mut Entry) {
-        let orders = std::mem::take(&mut self.orders);
-        let mut close = None;
-        for order in orders.iter() {
-            match order {
-                OrderRef::Publish { topic, frame, others_only } => {
-                    self.metrics.published.add(1);
-                    self.hub.publish(topic, frame, others_only.then_some(key.slot));
-                }
-                OrderRef::Subscribe(topic) if entry.conn.is_open() => {
-                    self.hub.subscribe(key.slot, topic);
-                }
-                OrderRef::Unsubscribe(topic) => {
-                    self.hub.unsubscribe(key.slot, topic);
-                }
-                OrderRef::Close(reason) => close = close.or_else(|| Some(reason.clone())),
-                OrderRef::Subscribe(_) => {}
-            }
-        }
-        self.orders = orders;
-        self.orders.clear();
-        if let Some(close) = close {
-            self.close(key, entry, &close);
-        }
-    }
-
-    fn close(&mut self, key: Key, entry: &mut Entry, close: &Close) {
-        if let Some(ended) = entry.conn.close(self.now, close, &self.limits, &mut self.orders.reply) {
-            self.ended(key, entry, &ended);
-        }
-    }
-
-    /// The connection has left the open phase: it leaves its topics, and its app hears of it.
-    fn ended(&mut self, key: Key, entry: &mut Entry, ended: &Ended) {
-        let counter = match ended.cause {
-            Cause::Peer => &self.metrics.closed_by_peer,
-            Cause::Local => &self.metrics.closed_by_server,
-            Cause::Protocol(_) => &self.metrics.closed_protocol,
-            Cause::Slow => &self.metrics.closed_slow,
-            Cause::Silent => &self.metrics.closed_silent,
-            Cause::Lost => &self.metrics.closed_lost,
-        };
-        counter.add(1);
-        debug!(id = %self.id(key), code = ended.close.code.get(), reason = &*ended.close.reason, cause = ?ended.cause, "closed");
-        self.hub.leave_all(key.slot);
-        let (len, messages) = (self.orders.reply.len(), self.orders.reply_messages);
-        self.call(key, entry, |app, cx| app.on_close(cx, &ended.close));
-        // What the app sends to a connection that is closed goes nowhere.
-        self.orders.reply.truncate(len);
-        self.orders.reply_messages = messages;
     }
 
     fn shed(&mut self, key: Key, entry: &mut Entry) {
@@ -589,14 +299,4 @@ impl Core {
             }
         }
     }
-}
-
-/// Turns a connection away that there is no room for, so that its client knows why.
-pub(super) fn turn_away(mut stream: TcpStream) {
-    let mut out = Vec::new();
-    Response::text(503, "the server is full\n").encode(&mut out);
-    // What is unread when a socket is closed makes the kernel reset the connection, and with it the answer.
-    let _ = stream.read(&mut [0; 2048]);
-    let _ = stream.write(&out);
-    let _ = stream.shutdown(Shutdown::Write);
 }

@@ -15,12 +15,13 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use tracing::{info, warn};
 
+use super::entry::{After, Delivered, Entry, turn_away};
 use super::listener::{Accepted, Listener};
 use super::mailbox::{Mail, Mailbox};
 use super::slots::{Key, Slots};
-use super::socket::{After, Core, Delivered, Entry, turn_away};
+use super::socket::Core;
 use super::wheel::Wheel;
-use crate::config::{Deflate, Limits};
+use crate::config::{Deflate, Limits, Origins};
 use crate::conn::Conn;
 use crate::http::Page;
 use crate::id::Millis;
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) router: Arc<Router>,
     pub(crate) pages: Arc<[Page]>,
     pub(crate) limits: Limits,
+    pub(crate) origins: Origins,
     pub(crate) deflate: Option<Deflate>,
     pub(crate) backlog: u32,
     /// Connections held by all workers.
@@ -101,14 +103,7 @@ impl Worker {
             poll.registry().register(&mut listener.socket, Token(number), Interest::READABLE)?;
             listeners.push(listener);
         }
-        let core = Core::new(
-            index as u16,
-            shared.limits.clone(),
-            Arc::clone(&shared.metrics[index]),
-            Arc::clone(&shared.router),
-            Arc::clone(&shared.pages),
-            shared.deflate,
-        );
+        let core = Core::new(index as u16, &shared);
         Ok(Self {
             index,
             shared,

@@ -5,10 +5,12 @@
 //! | `head.rs` | where a request head ends, found once over, however it is cut |
 //! | `request.rs` | the server reads a request and decides whether it is a handshake |
 //! | `response.rs` | the server answers |
+//! | `origin.rs` | which web pages may connect |
 //! | `client.rs` | the client asks, and checks the answer |
 
 pub mod client;
 pub mod head;
+pub mod origin;
 pub mod request;
 pub mod response;
 

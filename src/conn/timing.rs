@@ -1,0 +1,91 @@
+//! Deadlines of a connection: the handshake's, the keep-alive's, the closing's.
+
+use std::time::Duration;
+
+use super::{Cause, Conn, Ended, Phase};
+use crate::config::Limits;
+use crate::id::Millis;
+use crate::metrics::WorkerMetrics;
+use crate::proto::{Close, CloseCode, OpCode, frame};
+
+impl Conn {
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called next, at the latest.
+    pub fn deadline(&self, limits: &Limits) -> Millis {
+        let stalled = self.outbox.as_ref().map_or(Millis::NEVER, |outbox| outbox.progress_at());
+        self.deadline
+            .min(stalled.after(limits.progress_timeout))
+            .min(self.message_began.after(limits.assembly_timeout))
+    }
+
+    /// The deadline has passed, perhaps. A ping goes to `out`.
+    pub fn handle_timeout(
+        &mut self,
+        now: Millis,
+        limits: &Limits,
+        out: &mut Vec<u8>,
+        metrics: &WorkerMetrics,
+    ) -> Option<Ended> {
+        let stalled =
+            self.outbox.as_ref().is_some_and(|it| now >= it.progress_at().after(limits.progress_timeout));
+        match self.phase {
+            Phase::Open { .. } if stalled => self.shed(now, limits, metrics),
+            Phase::Open { .. } if now >= self.message_began.after(limits.assembly_timeout) => {
+                let close = Close::new(CloseCode::POLICY, "message not finished in time");
+                frame::encode_close(out, &close);
+                self.finish(now, limits);
+                Some(Ended { close, cause: Cause::Unfinished })
+            }
+            Phase::Open { pinged_at } => self.keep_alive(now, pinged_at, limits, out),
+            Phase::Handshake(_) if now >= self.deadline => {
+                self.finish(now, limits);
+                None
+            }
+            Phase::CloseSent | Phase::Finishing { .. } | Phase::Lingering
+                if stalled || now >= self.deadline =>
+            {
+                self.phase = Phase::Gone;
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Silence is answered with a ping, silence after a ping with the end.
+    fn keep_alive(
+        &mut self,
+        now: Millis,
+        pinged_at: Millis,
+        limits: &Limits,
+        out: &mut Vec<u8>,
+    ) -> Option<Ended> {
+        if limits.ping_interval.is_zero() || now < self.deadline {
+            return None;
+        }
+        // A peer that takes what waits for it is alive, even if it has nothing to say.
+        let alive_at =
+            self.outbox.as_ref().map_or(self.last_input, |it| it.progress_at().max(self.last_input));
+        if pinged_at != Millis::NEVER && alive_at < pinged_at {
+            self.phase = Phase::Gone;
+            let close = Close::new(CloseCode::ABNORMAL, "no answer to a ping");
+            return Some(Ended { close, cause: Cause::Silent });
+        }
+        self.last_input = alive_at;
+        self.deadline = self.next_ping(limits);
+        self.phase = Phase::Open { pinged_at: Millis::NEVER };
+        if now >= self.deadline {
+            frame::encode(out, OpCode::Ping, b"", None);
+            self.phase = Phase::Open { pinged_at: now };
+            self.deadline = now.after(limits.pong_timeout);
+        }
+        None
+    }
+
+    pub(super) fn next_ping(&self, limits: &Limits) -> Millis {
+        if limits.ping_interval.is_zero() {
+            return Millis::NEVER;
+        }
+        // 0.9 to 1.1 times the interval.
+        let spread = limits.ping_interval.mul_f64(0.2 * f64::from(self.jitter) / 255.0);
+        self.last_input.after((limits.ping_interval.mul_f64(0.9) + spread).max(Duration::from_millis(1)))
+    }
+}

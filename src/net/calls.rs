@@ -1,0 +1,96 @@
+//! Calling an app, and carrying out what it orders.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tracing::{debug, warn};
+
+use super::entry::Entry;
+use super::slots::Key;
+use super::socket::Core;
+use crate::app::{App, Context, OrderRef};
+use crate::conn::{Cause, Ended};
+use crate::proto::{Close, CloseCode};
+
+impl Core {
+    /// Calls the connection's app and carries out what it orders.
+    pub(super) fn call(
+        &mut self,
+        key: Key,
+        entry: &mut Entry,
+        callback: impl FnOnce(&mut dyn App, &mut Context<'_>),
+    ) {
+        let id = self.id(key);
+        let Some(place) = entry.place.as_deref() else { return };
+        let app = &mut *self.apps[entry.app as usize];
+        let deflater = entry.conn.deflater(&mut self.bench.pool);
+        let mut context = Context { id, place, orders: &mut self.orders, deflater };
+        // The app is used again after a panic: its state is its own affair, as behind a mutex that is not poisoned.
+        let outcome = catch_unwind(AssertUnwindSafe(|| callback(app, &mut context)));
+        if outcome.is_err() {
+            self.panicked(key);
+            self.orders.clear();
+            self.close(key, entry, &Close::new(CloseCode::INTERNAL_ERROR, "internal error"));
+        } else if !self.orders.is_empty() {
+            self.obey(key, entry);
+        }
+    }
+
+    pub(super) fn panicked(&mut self, key: Key) {
+        self.metrics.app_panics.add(1);
+        warn!(id = %self.id(key), "an app's callback panicked; its connection is closed");
+    }
+
+    /// Carries out the orders of a callback.
+    fn obey(&mut self, key: Key, entry: &mut Entry) {
+        let orders = std::mem::take(&mut self.orders);
+        let mut close = None;
+        for order in orders.iter() {
+            match order {
+                OrderRef::Publish { topic, frame, others_only } => {
+                    self.metrics.published.add(1);
+                    self.hub.publish(topic, frame, others_only.then_some(key.slot));
+                }
+                OrderRef::Subscribe(topic) if entry.conn.is_open() => {
+                    self.hub.subscribe(key.slot, topic);
+                }
+                OrderRef::Unsubscribe(topic) => {
+                    self.hub.unsubscribe(key.slot, topic);
+                }
+                OrderRef::Close(reason) => close = close.or_else(|| Some(reason.clone())),
+                OrderRef::Subscribe(_) => {}
+            }
+        }
+        self.orders = orders;
+        self.orders.clear();
+        if let Some(close) = close {
+            self.close(key, entry, &close);
+        }
+    }
+
+    pub(super) fn close(&mut self, key: Key, entry: &mut Entry, close: &Close) {
+        if let Some(ended) = entry.conn.close(self.now, close, &self.limits, &mut self.orders.reply) {
+            self.ended(key, entry, &ended);
+        }
+    }
+
+    /// The connection has left the open phase: it leaves its topics, and its app hears of it.
+    pub(super) fn ended(&mut self, key: Key, entry: &mut Entry, ended: &Ended) {
+        let counter = match ended.cause {
+            Cause::Peer => &self.metrics.closed_by_peer,
+            Cause::Local => &self.metrics.closed_by_server,
+            Cause::Protocol(_) => &self.metrics.closed_protocol,
+            Cause::Slow => &self.metrics.closed_slow,
+            Cause::Unfinished => &self.metrics.closed_unfinished,
+            Cause::Silent => &self.metrics.closed_silent,
+            Cause::Lost => &self.metrics.closed_lost,
+        };
+        counter.add(1);
+        debug!(id = %self.id(key), code = ended.close.code.get(), reason = &*ended.close.reason, cause = ?ended.cause, "closed");
+        self.hub.leave_all(key.slot);
+        let (len, messages) = (self.orders.reply.len(), self.orders.reply_messages);
+        self.call(key, entry, |app, cx| app.on_close(cx, &ended.close));
+        // What the app sends to a connection that is closed goes nowhere.
+        self.orders.reply.truncate(len);
+        self.orders.reply_messages = messages;
+    }
+}

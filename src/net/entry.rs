@@ -1,0 +1,162 @@
+//! One connection and its socket, as the worker keeps it in its slab.
+
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::rc::Rc;
+
+use mio::net::TcpStream;
+
+use crate::app::Place;
+use crate::config::{Deflate, Limits};
+use crate::conn::{Conn, Sent};
+use crate::hub::batch::{Batch, deflate};
+use crate::id::Millis;
+use crate::metrics::WorkerMetrics;
+use crate::proto::deflate::Pool;
+use crate::proto::frame::Piece;
+use crate::proto::handshake::Response;
+
+/// One connection and its socket.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) stream: TcpStream,
+    pub(super) conn: Conn,
+    pub(super) place: Option<Rc<Place>>,
+    /// Input that was read and has to wait for the next turn, because its share of inflating is used up.
+    #[expect(
+        clippy::box_collection,
+        reason = "one word in every connection instead of three, for what is rare"
+    )]
+    pub(super) held: Option<Box<Vec<u8>>>,
+    pub(super) app: u16,
+    /// The socket may hold more than was read.
+    pub(super) unread: bool,
+    /// The peer has ended its side: read on until that is all there is.
+    pub(super) eof_ahead: bool,
+    /// On the worker's ready list.
+    pub(super) listed: bool,
+    /// When the wheel will look at it.
+    pub(super) timer_at: Millis,
+}
+
+/// What preparing bytes for a connection needs, used by each in turn.
+#[derive(Debug)]
+pub(super) struct Workbench {
+    pub(super) pool: Pool,
+    scratch: Vec<Piece>,
+}
+
+impl Workbench {
+    pub(super) fn new(config: Deflate) -> Self {
+        Self { pool: Pool::new(config), scratch: Vec::new() }
+    }
+}
+
+/// How a worker's attention to one socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// Wait for an event.
+    Wait,
+    /// There is more to read than one turn's share.
+    Ready,
+    /// The connection is gone.
+    Drop,
+}
+
+impl Entry {
+    pub(super) fn new(stream: TcpStream, conn: Conn) -> Self {
+        Self {
+            stream,
+            conn,
+            place: None,
+            held: None,
+            app: 0,
+            unread: false,
+            eof_ahead: false,
+            listed: false,
+            timer_at: Millis::NEVER,
+        }
+    }
+
+    pub(super) fn stream_mut(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// The socket is readable, but has to wait.
+    pub(super) fn defer(&mut self, eof_ahead: bool) {
+        self.unread = true;
+        self.eof_ahead |= eof_ahead;
+    }
+
+    /// Gives a member what its topic got: directly from the shared bytes where nothing waits for it.
+    pub(super) fn deliver(
+        &mut self,
+        slot: u32,
+        batch: &Batch,
+        now: Millis,
+        limits: &Limits,
+        metrics: &WorkerMetrics,
+        Workbench { pool, scratch }: &mut Workbench,
+    ) -> Delivered {
+        let mut pieces = match self.conn.shared_window() {
+            Some(window) => batch.deflated(window, pool),
+            None => batch.pieces(),
+        };
+        let mut messages = batch.messages();
+        if batch.leaves_out(slot) {
+            batch.without_left_out(slot, pieces, scratch);
+            pieces = scratch.as_slice();
+            messages = batch.messages_for(slot);
+            if messages == 0 {
+                return Delivered::Taken;
+            }
+        }
+        // A window that goes on from message to message makes different bytes for each connection.
+        let own;
+        if self.conn.deflates()
+            && self.conn.shared_window().is_none()
+            && let Some(deflater) = self.conn.deflater(pool)
+        {
+            own = deflate(pieces, deflater);
+            pieces = &own;
+        }
+        metrics.due.add(u64::from(messages));
+        match self.conn.transmit_pieces(now, pieces, &mut self.stream, limits, metrics) {
+            Ok(Sent::Accepted) if self.conn.has_backlog() => Delivered::Backlogged,
+            Ok(Sent::Accepted) => Delivered::Taken,
+            Ok(Sent::Overflow) => {
+                metrics.dropped_slow.add(u64::from(messages));
+                Delivered::Overflow
+            }
+            Err(_) => {
+                metrics.dropped_closed.add(u64::from(messages));
+                Delivered::Broken
+            }
+        }
+    }
+}
+
+/// What a delivery came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delivered {
+    /// With the kernel.
+    Taken,
+    /// Some of it waits.
+    Backlogged,
+    /// Refused: too much waits already.
+    Overflow,
+    /// The socket failed.
+    Broken,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 176, "every connection pays for this");
+
+/// Turns a connection away that there is no room for, so that its client knows why.
+pub(super) fn turn_away(mut stream: TcpStream) {
+    let mut out = Vec::new();
+    Response::text(503, "the server is full\n").encode(&mut out);
+    // What is unread when a socket is closed makes the kernel reset the connection, and with it the answer.
+    let _ = stream.read(&mut [0; 2048]);
+    let _ = stream.write(&out);
+    let _ = stream.shutdown(Shutdown::Write);
+}

@@ -1,0 +1,102 @@
+//! A whole request head: a page, a refusal, or the way to an app.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use tracing::debug;
+
+use super::entry::Entry;
+use super::slots::Key;
+use super::socket::Core;
+use crate::app::{Place, Verdict};
+use crate::http;
+use crate::proto::deflate::negotiate;
+use crate::proto::handshake::request::Upgrade;
+use crate::proto::handshake::{Request, Response, encode_accept, origin};
+
+impl Core {
+    /// A whole request head: a page, a refusal, or the way to an app.
+    pub(super) fn request(&mut self, key: Key, entry: &mut Entry, head: &[u8]) {
+        let request = match Request::parse(head, self.limits.max_headers as usize) {
+            Ok(request) => request,
+            Err(error) => return self.refuse(key, entry, error.status(), error),
+        };
+        let Upgrade::WebSocket { key: ws_key } = request.upgrade() else {
+            self.metrics.http_requests.add(1);
+            debug!(id = %self.id(key), path = request.path(), "http");
+            return self.answer(entry, &http::respond(&self.pages, request.path()));
+        };
+        if self.draining {
+            return self.answer(entry, &Response::text(503, "the server is stopping\n"));
+        }
+        let Some(app) = self.router.find(request.path()) else {
+            self.metrics.http_requests.add(1);
+            return self.answer(entry, &Response::text(404, "no such route\n"));
+        };
+        if let Some(origin) = request.origin() {
+            // The listener may be on all addresses, so it is the connection that says which one was used.
+            let loopback =
+                entry.stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+            if !origin::is_allowed(&self.origins, origin, request.host(), loopback) {
+                self.metrics.handshakes_foreign_origin.add(1);
+                debug!(id = %self.id(key), origin, "origin refused");
+                return self.answer(entry, &Response::text(403, "pages from this origin may not connect\n"));
+            }
+        }
+        let admitted = catch_unwind(AssertUnwindSafe(|| self.apps[app as usize].on_request(&request)));
+        let verdict = match admitted {
+            Ok(admission) => admission.0,
+            Err(_) => {
+                self.panicked(key);
+                Verdict::Reject { status: 500, body: "internal error\n".to_owned() }
+            }
+        };
+        match verdict {
+            Verdict::Reject { status, body } => {
+                self.metrics.handshakes_rejected.add(1);
+                self.answer(entry, &Response::text(status, body));
+            }
+            Verdict::Accept { subprotocol } => {
+                let offered = |name: &String| request.subprotocols().any(|offer| offer == name);
+                let subprotocol = subprotocol.filter(offered);
+                let offers = request.headers("sec-websocket-extensions");
+                let agreed = self.deflate.and_then(|config| negotiate(offers, &config));
+                let extension = agreed.as_ref().map(|(_, answer)| answer.as_str());
+                encode_accept(&mut self.orders.reply, ws_key, subprotocol.as_deref(), extension);
+                if let Some((agreed, _)) = agreed {
+                    entry.conn.enable_deflate(agreed, &self.bench.pool);
+                }
+                let place = Place { path: request.path().into(), subprotocol: subprotocol.map(Into::into) };
+                self.opened(key, entry, app, place);
+            }
+        }
+    }
+
+    fn opened(&mut self, key: Key, entry: &mut Entry, app: u16, place: Place) {
+        self.metrics.opened.add(1);
+        debug!(id = %self.id(key), path = &*place.path, peer = ?entry.stream.peer_addr().ok(), "open");
+        let place = match self.places.get(&place) {
+            Some(known) => Rc::clone(known),
+            None => {
+                let place = Rc::new(place);
+                self.places.insert(Rc::clone(&place));
+                place
+            }
+        };
+        entry.place = Some(place);
+        entry.app = app;
+        entry.conn.open(self.now, &self.limits);
+        self.call(key, entry, |app, cx| app.on_open(cx));
+    }
+
+    pub(super) fn refuse(&mut self, key: Key, entry: &mut Entry, status: u16, why: impl std::fmt::Display) {
+        self.metrics.handshakes_refused.add(1);
+        debug!(id = %self.id(key), status, %why, "handshake refused");
+        self.answer(entry, &Response::text(status, format!("{why}\n")));
+    }
+
+    fn answer(&mut self, entry: &mut Entry, response: &Response) {
+        response.encode(&mut self.orders.reply);
+        entry.conn.finish(self.now, &self.limits);
+    }
+}
