@@ -1,12 +1,17 @@
 //! What the user typed, and what it means. The only place that names clap.
 
-use std::time::Duration;
+mod limits;
+mod values;
+
+use std::io::Write as _;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, Parser, ValueEnum};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use limits::{DeflateFlags, LimitFlags};
+use values::{host_and_port, origin};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
-use wsd::{Builder, Config, Deflate, DescriptorTables, Limits, Origins, Page, Server};
+use wsd::{Builder, Config, DescriptorTables, Origins, Page, Server};
 
 /// A WebSocket server for connection scale.
 ///
@@ -56,6 +61,10 @@ pub(crate) struct Cli {
               .map(|level| level.parse::<tracing_subscriber::filter::LevelFilter>().unwrap_or(tracing_subscriber::filter::LevelFilter::WARN)))]
     pub(crate) log: tracing_subscriber::filter::LevelFilter,
 
+    /// Print every limit with the value in force, and exit
+    #[arg(long)]
+    print_limits: bool,
+
     #[command(flatten)]
     limits: LimitFlags,
 
@@ -76,108 +85,25 @@ enum AppName {
     Sink,
 }
 
-/// Sizes are bytes or KiB, MiB, GiB; times are ms, s, m, h.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Limits")]
-struct LimitFlags {
-    /// Connections in all [default: what the descriptor limit allows]
-    #[arg(long, value_name = "N", env = "WSD_MAX_CONNS", value_parser = clap::value_parser!(u32).range(1..))]
-    max_conns: Option<u32>,
-
-    /// Connections that wait to be accepted, per listener
-    #[arg(long, value_name = "N", env = "WSD_BACKLOG", default_value_t = Config::default().backlog,
-          value_parser = clap::value_parser!(u32).range(1..=65_535))]
-    backlog: u32,
-
-    /// Bytes in one message; more is closed with 1009
-    #[arg(long, value_name = "SIZE", env = "WSD_MAX_MESSAGE", default_value = "1MiB", value_parser = size)]
-    max_message: u32,
-
-    /// Fragments of one message; more is closed with 1008
-    #[arg(long, value_name = "N", env = "WSD_MAX_FRAGMENTS", default_value_t = Limits::default().max_fragments,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    max_fragments: u32,
-
-    /// From the first byte of a message to its last; more is closed with 1008
-    #[arg(long, value_name = "TIME", env = "WSD_ASSEMBLY_TIMEOUT", default_value = "30s", value_parser = time)]
-    assembly_timeout: Duration,
-
-    /// Pings answered each second for one connection, after twice as many at once; 0 for no limit
-    #[arg(long, value_name = "N", env = "WSD_CONTROL_RATE", default_value_t = Limits::default().control_rate,
-          value_parser = clap::value_parser!(u32).range(0..=1_000))]
-    control_rate: u32,
-
-    /// Bytes of a request head; more is answered with 431
-    #[arg(long, value_name = "SIZE", env = "WSD_MAX_HEAD", default_value = "8KiB", value_parser = size)]
-    max_head: u32,
-
-    /// Headers of a request; more is answered with 431
-    #[arg(long, value_name = "N", env = "WSD_MAX_HEADERS", default_value_t = Limits::default().max_headers,
-          value_parser = clap::value_parser!(u32).range(1..=128))]
-    max_headers: u32,
-
-    /// From accept to the end of the request, however it trickles in
-    #[arg(long, value_name = "TIME", env = "WSD_HANDSHAKE_TIMEOUT", default_value = "5s", value_parser = time)]
-    handshake_timeout: Duration,
-
-    /// Silence after which a connection is pinged, plus or minus 10 %; 0 for never
-    #[arg(long, value_name = "TIME", env = "WSD_PING_INTERVAL", default_value = "25s", value_parser = time_or_zero)]
-    ping_interval: Duration,
-
-    /// Silence after a ping that ends a connection
-    #[arg(long, value_name = "TIME", env = "WSD_PONG_TIMEOUT", default_value = "10s", value_parser = time)]
-    pong_timeout: Duration,
-
-    /// How long a peer may take for its part of the closing
-    #[arg(long, value_name = "TIME", env = "WSD_CLOSE_TIMEOUT", default_value = "5s", value_parser = time)]
-    close_timeout: Duration,
-
-    /// Bytes that may wait for one connection; more closes it with 1013
-    #[arg(long, value_name = "SIZE", env = "WSD_QUEUE_HARD", default_value = "256KiB", value_parser = size)]
-    queue_hard: u32,
-
-    /// A connection that takes nothing of what waits for it for so long is closed with 1013
-    #[arg(long, value_name = "TIME", env = "WSD_PROGRESS_TIMEOUT", default_value = "10s", value_parser = time)]
-    progress_timeout: Duration,
-}
-
-/// permessage-deflate, RFC 7692.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Compression")]
-struct DeflateFlags {
-    /// Compress messages for clients that offer permessage-deflate
-    #[arg(long, env = "WSD_DEFLATE")]
-    deflate: bool,
-
-    /// Bytes from which on a message is compressed
-    #[arg(long, value_name = "SIZE", env = "WSD_DEFLATE_MIN", default_value = "1KiB", value_parser = size)]
-    deflate_min: u32,
-
-    /// 1 is fast, 9 is small
-    #[arg(long, value_name = "N", env = "WSD_DEFLATE_LEVEL", default_value_t = Deflate::default().level,
-          value_parser = clap::value_parser!(u8).range(1..=9))]
-    deflate_level: u8,
-
-    /// The largest window: 9 is 512 bytes, 15 is 32 KiB
-    #[arg(long, value_name = "BITS", env = "WSD_DEFLATE_WINDOW", default_value_t = Deflate::default().window_bits,
-          value_parser = clap::value_parser!(u8).range(9..=15))]
-    deflate_window: u8,
-
-    /// `on` keeps the window between messages: smaller, but up to 300 KiB for each connection, and broadcasts are
-    /// compressed for each receiver instead of once
-    #[arg(long, value_name = "on|off", env = "WSD_DEFLATE_TAKEOVER", default_value = "off", action = ArgAction::Set,
-          value_parser = PossibleValuesParser::new(["on", "off"]).map(|value| value == "on"))]
-    deflate_takeover: bool,
-}
-
 impl Cli {
-    /// Reads the command line and the environment. Help and version are printed to stdout; what is wrong is
-    /// returned as one line.
+    /// Reads the command line and the environment. What is wrong is returned as one line.
+    ///
+    /// Help, version and limits are printed to stdout, and end the program.
     pub(crate) fn from_environment() -> Result<Self, String> {
-        Self::try_parse().or_else(|error| match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
-            _ => Err(one_line(&error)),
-        })
+        let command = Self::command();
+        let parsed = command.clone().try_get_matches();
+        let parsed = parsed.and_then(|matches| Self::from_arg_matches(&matches).map(|cli| (cli, matches)));
+        match parsed {
+            Ok((cli, matches)) if cli.print_limits => {
+                let _ = write!(std::io::stdout(), "{}", limits::table(&command, &matches));
+                std::process::exit(0)
+            }
+            Ok((cli, _)) => Ok(cli),
+            Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+                error.exit()
+            }
+            Err(error) => Err(one_line(&error)),
+        }
     }
 
     /// The server that was asked for.
@@ -231,20 +157,7 @@ impl Cli {
             max_conns: limits.max_conns.map(|max| max as usize),
             // The apps of this program open no descriptors.
             tables: DescriptorTables::PerWorker,
-            limits: Limits {
-                max_message: limits.max_message,
-                max_fragments: limits.max_fragments,
-                assembly_timeout: limits.assembly_timeout,
-                control_rate: limits.control_rate,
-                max_head: limits.max_head,
-                max_headers: limits.max_headers,
-                handshake_timeout: limits.handshake_timeout,
-                ping_interval: limits.ping_interval,
-                pong_timeout: limits.pong_timeout,
-                close_timeout: limits.close_timeout,
-                queue_hard: limits.queue_hard,
-                progress_timeout: limits.progress_timeout,
-            },
+            limits: limits.limits(),
             origins: self.origins(),
             deflate: self.deflate.config(),
             ..Config::default()
@@ -253,17 +166,6 @@ impl Cli {
             config.threads = usize::from(threads);
         }
         config
-    }
-}
-
-impl DeflateFlags {
-    fn config(&self) -> Option<Deflate> {
-        self.deflate.then_some(Deflate {
-            min_bytes: self.deflate_min,
-            level: self.deflate_level,
-            window_bits: self.deflate_window,
-            takeover: self.deflate_takeover,
-        })
     }
 }
 
@@ -292,70 +194,14 @@ fn one_line(error: &clap::Error) -> String {
     line
 }
 
-fn host_and_port(text: &str) -> Result<String, String> {
-    let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is needed, such as localhost:8080")?;
-    if host.is_empty() {
-        return Err("the host is missing; 0.0.0.0 is every IPv4 address, [::] every IPv6 address".to_owned());
-    }
-    port.parse::<u16>().map_err(|_| format!("`{port}` is not a port (0 to 65535)"))?;
-    Ok(text.to_owned())
-}
-
-fn origin(text: &str) -> Result<String, String> {
-    let text = text.trim_end_matches('/');
-    if text != "*" && !wsd::proto::handshake::origin::is_valid(text) {
-        return Err("an origin is scheme, host and perhaps port, such as https://app.example.com".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-fn size(text: &str) -> Result<u32, String> {
-    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-    let unit: u64 = match text[digits.len()..].trim() {
-        "" | "B" => 1,
-        "KiB" | "K" | "k" => 1 << 10,
-        "MiB" | "M" => 1 << 20,
-        "GiB" | "G" => 1 << 30,
-        other => return Err(format!("`{other}` is no unit of size (KiB, MiB, GiB)")),
-    };
-    let number: u64 = digits.parse().map_err(|_| "a number of bytes is needed, such as 64KiB".to_owned())?;
-    match number.checked_mul(unit).and_then(|bytes| u32::try_from(bytes).ok()) {
-        Some(bytes) if (1..=1 << 30).contains(&bytes) => Ok(bytes),
-        _ => Err("must be 1 byte to 1GiB".to_owned()),
-    }
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    match time_or_zero(text)? {
-        Duration::ZERO => Err("must be more than 0".to_owned()),
-        time => Ok(time),
-    }
-}
-
-fn time_or_zero(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-    let number: u64 = digits.parse().map_err(|_| "a time is needed, such as 500ms or 10s".to_owned())?;
-    let millis: u64 = match text[digits.len()..].trim() {
-        "" if number == 0 => 0,
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err("a unit is needed: ms, s, m or h".to_owned()),
-    };
-    match number.checked_mul(millis) {
-        Some(millis) if millis <= 7 * 24 * 3_600_000 => Ok(Duration::from_millis(millis)),
-        _ => Err("must be at most a week".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use wsd::{Deflate, Limits};
+
     use super::*;
 
     #[test]
     fn the_definition_is_sound_and_its_defaults_are_the_crates() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
         let typed = Cli::parse_from(["wsd"]).config().limits;
         assert_eq!(format!("{typed:?}"), format!("{:?}", Limits::default()));
@@ -363,19 +209,6 @@ mod tests {
         assert_eq!(Cli::parse_from(["wsd", "--deflate"]).config().deflate, Some(Deflate::default()));
         let takeover = Cli::parse_from(["wsd", "--deflate", "--deflate-takeover", "on"]).config().deflate;
         assert_eq!(takeover, Some(Deflate { takeover: true, ..Deflate::default() }));
-    }
-
-    #[test]
-    fn sizes_and_times() {
-        assert_eq!((size("17"), size("8KiB"), size("1GiB")), (Ok(17), Ok(8192), Ok(1 << 30)));
-        for text in ["", "0", "KiB", "1.5MiB", "2GiB", "9999999999GiB", "1KB"] {
-            assert!(size(text).is_err(), "{text}");
-        }
-        assert_eq!(time("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!((time("2h"), time_or_zero("0")), (Ok(Duration::from_secs(7200)), Ok(Duration::ZERO)));
-        for text in ["", "5", "0s", "s", "-1s", "1y", "99999h"] {
-            assert!(time(text).is_err(), "{text}");
-        }
     }
 
     #[test]
@@ -392,6 +225,20 @@ mod tests {
             let line = one_line(&error);
             assert!(line.contains(flag) && !line.contains('\n'), "{line}");
             assert!(line.ends_with("see wsd --help"), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_readme_lists_every_limit_with_its_default() {
+        let readme = include_str!("../README.md");
+        let command = Cli::command();
+        let table = limits::table(&command, &command.clone().get_matches_from(["wsd"]));
+        assert!(table.lines().count() > 15, "{table}");
+        for line in table.lines() {
+            let mut words = line.split_whitespace();
+            let (flag, value) = (words.next().expect("a flag"), words.next().expect("a value"));
+            let row = format!("| `{flag}` | {value} |");
+            assert!(readme.contains(&row), "README.md has no row that begins with: {row}");
         }
     }
 }

@@ -1,0 +1,78 @@
+//! Values as people type them: addresses, origins, sizes, times.
+
+use std::time::Duration;
+
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is needed, such as localhost:8080")?;
+    if host.is_empty() {
+        return Err("the host is missing; 0.0.0.0 is every IPv4 address, [::] every IPv6 address".to_owned());
+    }
+    port.parse::<u16>().map_err(|_| format!("`{port}` is not a port (0 to 65535)"))?;
+    Ok(text.to_owned())
+}
+
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let text = text.trim_end_matches('/');
+    if text != "*" && !wsd::proto::handshake::origin::is_valid(text) {
+        return Err("an origin is scheme, host and perhaps port, such as https://app.example.com".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn size(text: &str) -> Result<u32, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let unit: u64 = match text[digits.len()..].trim() {
+        "" | "B" => 1,
+        "KiB" | "K" | "k" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        other => return Err(format!("`{other}` is no unit of size (KiB, MiB, GiB)")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a number of bytes is needed, such as 64KiB".to_owned())?;
+    match number.checked_mul(unit).and_then(|bytes| u32::try_from(bytes).ok()) {
+        Some(bytes) if (1..=1 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err("must be 1 byte to 1GiB".to_owned()),
+    }
+}
+
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    match time_or_zero(text)? {
+        Duration::ZERO => Err("must be more than 0".to_owned()),
+        time => Ok(time),
+    }
+}
+
+pub(super) fn time_or_zero(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let number: u64 = digits.parse().map_err(|_| "a time is needed, such as 500ms or 10s".to_owned())?;
+    let millis: u64 = match text[digits.len()..].trim() {
+        "" if number == 0 => 0,
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("a unit is needed: ms, s, m or h".to_owned()),
+    };
+    match number.checked_mul(millis) {
+        Some(millis) if millis <= 7 * 24 * 3_600_000 => Ok(Duration::from_millis(millis)),
+        _ => Err("must be at most a week".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!((size("17"), size("8KiB"), size("1GiB")), (Ok(17), Ok(8192), Ok(1 << 30)));
+        for text in ["", "0", "KiB", "1.5MiB", "2GiB", "9999999999GiB", "1KB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!(time("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!((time("2h"), time_or_zero("0")), (Ok(Duration::from_secs(7200)), Ok(Duration::ZERO)));
+        for text in ["", "5", "0s", "s", "-1s", "1y", "99999h"] {
+            assert!(time(text).is_err(), "{text}");
+        }
+    }
+}
