@@ -2,7 +2,7 @@
 
 mod cli;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use wsd::{Handle, RunError, StartError};
@@ -17,7 +17,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(line) => return fail(EXIT_USAGE, &line),
     };
-    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(cli.log)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     match cli.server().run_with(announce) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ RunError::Start(StartError::Route(_) | StartError::Setting(_))) => {

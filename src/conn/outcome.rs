@@ -55,7 +55,7 @@ pub enum Cause {
 pub enum Sent {
     /// With the kernel, or queued.
     Accepted,
-    /// Refused: the queue is at its limit. Nothing of it was taken.
+    /// Refused, and counted as dropped: the queue is at its limit. Nothing of it was taken.
     Overflow,
 }
 

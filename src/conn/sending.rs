@@ -26,36 +26,38 @@ impl Conn {
     }
 
     /// Sends bytes of our own making, which carry `messages` whole messages: to the writer as far as it takes
-    /// them, the rest is queued.
+    /// them, the rest is queued, whatever its size. What a peer's own requests cause is bounded by not reading
+    /// further ones ([`pauses_reading`](Self::pauses_reading)); the hard limit is for what others send to it.
     ///
     /// # Errors
-    /// The writer's own, other than that it takes no more.
+    /// The writer's own, other than that it takes no more; the messages are counted as dropped.
     pub fn transmit(
         &mut self,
         now: Millis,
         bytes: &[u8],
         messages: u32,
         writer: &mut impl Write,
-        limits: &Limits,
         metrics: &WorkerMetrics,
-    ) -> io::Result<Sent> {
-        if self.outbox.is_some() {
-            return Ok(self.enqueue(&[Piece::whole(Frame::from_encoded(bytes), messages)], limits, metrics));
+    ) -> io::Result<()> {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.push(Piece::whole(Frame::from_encoded(bytes), messages), metrics);
+            return Ok(());
         }
-        let taken = write_some(writer, bytes)?;
+        let taken =
+            write_some(writer, bytes).inspect_err(|_| metrics.dropped_closed.add(u64::from(messages)))?;
         metrics.bytes_out.add(taken as u64);
         if taken == bytes.len() {
             metrics.delivered.add(u64::from(messages));
         } else {
             self.hold(now, Piece::whole(Frame::from_encoded(&bytes[taken..]), messages), taken > 0, metrics);
         }
-        Ok(Sent::Accepted)
+        Ok(())
     }
 
-    /// Sends pieces of shared frames, as one.
+    /// Sends pieces of shared frames, as one, unless too much waits already.
     ///
     /// # Errors
-    /// The writer's own, other than that it takes no more.
+    /// The writer's own, other than that it takes no more; the messages are counted as dropped.
     pub fn transmit_pieces(
         &mut self,
         now: Millis,
@@ -68,7 +70,9 @@ impl Conn {
             return Ok(self.enqueue(pieces, limits, metrics));
         }
         if let [piece] = pieces {
-            let taken = write_some(writer, piece.as_bytes())? as u32;
+            let taken = write_some(writer, piece.as_bytes())
+                .inspect_err(|_| metrics.dropped_closed.add(u64::from(piece.messages)))?
+                as u32;
             metrics.bytes_out.add(u64::from(taken));
             if taken == piece.len() {
                 metrics.delivered.add(u64::from(piece.messages));
@@ -82,8 +86,13 @@ impl Conn {
         for piece in pieces {
             outbox.push(piece.clone(), metrics);
         }
-        if outbox.flush(now, writer, metrics)? == Flushed::Blocked {
-            self.outbox = Some(outbox);
+        match outbox.flush(now, writer, metrics) {
+            Ok(Flushed::Empty) => {}
+            Ok(Flushed::Blocked) => self.outbox = Some(outbox),
+            Err(error) => {
+                metrics.dropped_closed.add(u64::from(outbox.abandon(metrics)));
+                return Err(error);
+            }
         }
         Ok(Sent::Accepted)
     }
@@ -108,6 +117,8 @@ impl Conn {
         let Some(outbox) = &mut self.outbox else { return Sent::Accepted };
         let full = outbox.bytes().saturating_add(added) > limits.queue_hard;
         if full && matches!(self.phase, Phase::Open { .. }) {
+            let messages: u32 = pieces.iter().map(|piece| piece.messages).sum();
+            metrics.dropped_slow.add(u64::from(messages));
             return Sent::Overflow;
         }
         for piece in pieces {

@@ -2,7 +2,7 @@ use std::io::{self, Write};
 
 use super::*;
 use crate::config::Deflate;
-use crate::proto::frame::encode_fragment;
+use crate::proto::frame::{Piece, encode_fragment};
 
 const KEY: [u8; 4] = [1, 2, 3, 4];
 
@@ -88,12 +88,19 @@ impl Bench {
         self.feed(&bytes)
     }
 
-    fn send(&mut self, bytes: &[u8], messages: u32) -> Sent {
-        if bytes.is_empty() {
-            return Sent::Accepted;
+    /// Sends what the connection's own input caused.
+    fn send(&mut self, bytes: &[u8], messages: u32) {
+        let Self { conn, metrics, now, socket, .. } = self;
+        if !bytes.is_empty() {
+            conn.transmit(*now, bytes, messages, socket, metrics).expect("the socket does not fail");
         }
+    }
+
+    /// Sends one message from somebody else.
+    fn deliver(&mut self, bytes: &[u8]) -> Sent {
         let Self { conn, limits, metrics, now, socket, .. } = self;
-        conn.transmit(*now, bytes, messages, socket, limits, metrics).expect("the socket does not fail")
+        let piece = Piece::whole(Frame::from_encoded(bytes), 1);
+        conn.transmit_pieces(*now, &[piece], socket, limits, metrics).expect("the socket does not fail")
     }
 
     fn close(&mut self, close: &Close) {
@@ -282,15 +289,26 @@ fn a_frame_is_always_taken_into_an_empty_queue_and_the_limit_holds_at_the_byte()
     let mut bench = Bench::open();
     bench.limits.queue_hard = 10;
     bench.socket.room = Some(0);
-    assert_eq!(bench.send(&[0; 100], 1), Sent::Accepted, "into the empty queue");
+    assert_eq!(bench.deliver(&[0; 100]), Sent::Accepted, "into the empty queue");
     let mut bench = Bench::open();
     bench.limits.queue_hard = 10;
     bench.socket.room = Some(0);
-    assert_eq!(bench.send(&[0; 4], 1), Sent::Accepted);
-    assert_eq!(bench.send(&[0; 6], 1), Sent::Accepted, "10 bytes wait: the limit");
-    assert_eq!(bench.send(&[0; 1], 1), Sent::Overflow, "an 11th does not");
+    assert_eq!(bench.deliver(&[0; 4]), Sent::Accepted);
+    assert_eq!(bench.deliver(&[0; 6]), Sent::Accepted, "10 bytes wait: the limit");
+    assert_eq!(bench.deliver(&[0; 1]), Sent::Overflow, "an 11th does not");
     assert_eq!(bench.conn.queued_bytes(), 10);
-    assert_eq!(bench.metrics.queued.get(), 2);
+    assert_eq!((bench.metrics.queued.get(), bench.metrics.dropped_slow.get()), (2, 1));
+}
+
+#[test]
+fn what_ones_own_requests_cause_is_taken_and_stops_the_reading() {
+    let mut bench = Bench::open();
+    bench.limits.queue_hard = 10;
+    bench.socket.room = Some(0);
+    bench.send(&[0; 4], 1);
+    bench.send(&[0; 100], 1);
+    assert_eq!(bench.conn.queued_bytes(), 104);
+    assert!(bench.conn.pauses_reading(&bench.limits) && bench.conn.is_open());
 }
 
 #[test]
@@ -298,9 +316,9 @@ fn a_slow_peer_is_told_so_even_though_its_queue_is_full() {
     let mut bench = Bench::open();
     bench.limits.queue_hard = 10;
     bench.socket.room = Some(2);
-    bench.send(b"\x81\x03abc", 1);
-    bench.send(b"\x81\x01d", 1);
-    assert_eq!(bench.send(b"\x81\x05hello", 1), Sent::Overflow);
+    bench.deliver(b"\x81\x03abc");
+    bench.deliver(b"\x81\x01d");
+    assert_eq!(bench.deliver(b"\x81\x05hello"), Sent::Overflow);
     let ended = bench.conn.shed(bench.now, &bench.limits, &bench.metrics).expect("it was open");
     assert_eq!((ended.close.code, ended.cause), (CloseCode::TRY_AGAIN_LATER, Cause::Slow));
     bench.drain();
@@ -309,7 +327,7 @@ fn a_slow_peer_is_told_so_even_though_its_queue_is_full() {
         b"\x81\x03abc\x88\x0f\x03\xf5slow consumer",
         "the frame that was begun is finished"
     );
-    assert_eq!((bench.metrics.dropped_slow.get(), bench.metrics.delivered.get()), (1, 1));
+    assert_eq!((bench.metrics.dropped_slow.get(), bench.metrics.delivered.get()), (2, 1));
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub(super) struct Entry {
     pub(super) stream: TcpStream,
     pub(super) conn: Conn,
     pub(super) place: Option<Rc<Place>>,
-    /// Input that was read and has to wait for the next turn, because its share of inflating is used up.
+    /// Input that was read and has to wait, because the connection's share of the turn is used up.
     #[expect(
         clippy::box_collection,
         reason = "one word in every connection instead of three, for what is rare"
@@ -124,14 +124,8 @@ impl Entry {
         match self.conn.transmit_pieces(now, pieces, &mut self.stream, limits, metrics) {
             Ok(Sent::Accepted) if self.conn.has_backlog() => Delivered::Backlogged,
             Ok(Sent::Accepted) => Delivered::Taken,
-            Ok(Sent::Overflow) => {
-                metrics.dropped_slow.add(u64::from(messages));
-                Delivered::Overflow
-            }
-            Err(_) => {
-                metrics.dropped_closed.add(u64::from(messages));
-                Delivered::Broken
-            }
+            Ok(Sent::Overflow) => Delivered::Overflow,
+            Err(_) => Delivered::Broken,
         }
     }
 }

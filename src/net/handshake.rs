@@ -74,7 +74,11 @@ impl Core {
 
     fn opened(&mut self, key: Key, entry: &mut Entry, app: u16, place: Place) {
         self.metrics.opened.add(1);
-        debug!(id = %self.id(key), path = &*place.path, peer = ?entry.stream.peer_addr().ok(), "open");
+        // Asked of the kernel only where somebody listens: no connection keeps its peer's address.
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let peer = entry.stream.peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string());
+            debug!(id = %self.id(key), path = &*place.path, peer, "open");
+        }
         let place = match self.places.get(&place) {
             Some(known) => Rc::clone(known),
             None => {

@@ -13,7 +13,7 @@ use super::slots::Key;
 use super::worker::Shared;
 use crate::app::{App, Orders, Place};
 use crate::config::{Deflate, Limits, Origins};
-use crate::conn::{Received, Sent, Step};
+use crate::conn::{Received, Step};
 use crate::http::Page;
 use crate::hub::Hub;
 use crate::id::{ConnId, Millis};
@@ -30,8 +30,9 @@ pub(super) const READ_BYTES: usize = 64 * 1024;
 /// one read could be turned into a thousand times its size before anybody else is served.
 const INFLATE_BYTES: usize = 1024 * 1024;
 
-/// A buffer for replies that grew larger is not kept.
-const REPLY_KEPT_BYTES: usize = 256 * 1024;
+/// What one connection's input may cause to be sent to it before that is sent; the message that goes over it is the
+/// last of its turn. A buffer that grew larger is not kept.
+const REPLY_BYTES: usize = 256 * 1024;
 
 /// What every connection of a worker uses in turn. Apart from the slots, so that both can be borrowed.
 pub(super) struct Core {
@@ -139,7 +140,8 @@ impl Core {
             return self.broken(key, entry);
         }
         let after = self.settle(key, entry);
-        let resumes = entry.unread && !entry.listed && !entry.conn.pauses_reading(&self.limits);
+        let waits = entry.unread || entry.held.is_some();
+        let resumes = waits && !entry.listed && !entry.conn.pauses_reading(&self.limits);
         if after == After::Wait && resumes { After::Ready } else { after }
     }
 
@@ -215,7 +217,7 @@ impl Core {
         }
         let mut inflated = 0;
         while at < input.len() {
-            if inflated > INFLATE_BYTES {
+            if inflated > INFLATE_BYTES || self.orders.reply.len() > REPLY_BYTES {
                 entry.held = Some(Box::new(input[at..].to_vec()));
                 return;
             }
@@ -264,27 +266,12 @@ impl Core {
             let mut reply = std::mem::take(&mut self.orders.reply);
             let messages = std::mem::take(&mut self.orders.reply_messages);
             self.metrics.due.add(u64::from(messages));
-            let sent = entry.conn.transmit(
-                self.now,
-                &reply,
-                messages,
-                &mut entry.stream,
-                &self.limits,
-                &self.metrics,
-            );
+            let sent = entry.conn.transmit(self.now, &reply, messages, &mut entry.stream, &self.metrics);
             reply.clear();
-            reply.shrink_to(REPLY_KEPT_BYTES);
+            reply.shrink_to(REPLY_BYTES);
             self.orders.reply = reply;
-            match sent {
-                Ok(Sent::Accepted) => {}
-                Ok(Sent::Overflow) => {
-                    self.metrics.dropped_slow.add(u64::from(messages));
-                    self.shed(key, entry);
-                }
-                Err(_) => {
-                    self.metrics.dropped_closed.add(u64::from(messages));
-                    return self.broken(key, entry);
-                }
+            if sent.is_err() {
+                return self.broken(key, entry);
             }
         }
         loop {
