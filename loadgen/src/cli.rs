@@ -1,0 +1,252 @@
+//! What the user typed. What it means, and whether it makes sense, is [`config`](crate::config)'s business; this
+//! is the only place that names clap.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "loadgen",
+    version,
+    about = "Loads a WebSocket server and measures what its users would feel",
+    after_help = "Exit codes: 0 the run is VALID or SUSPECT, 1 could not connect or write a file, 2 bad usage or \
+                  a plan that cannot work here, 97 the run is INVALID. Reserved: 96 inconclusive, 98 regression, \
+                  99 threshold.",
+    args_conflicts_with_subcommands = true,
+    max_term_width = 80
+)]
+pub struct Cli {
+    /// Other things than a run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// A run.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Other things than a run.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Put the quantiles of two .hlog files side by side
+    Compare {
+        /// The .hlog that is compared against
+        a: PathBuf,
+        /// The .hlog that is compared
+        b: PathBuf,
+    },
+}
+
+/// What the connections do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Each connection gets its own messages back
+    Echo,
+    /// A few senders; everyone receives
+    Broadcast,
+    /// Connected and silent
+    Idle,
+}
+
+impl Mode {
+    /// As in the flags and the JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Broadcast => "broadcast",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+/// The flags of a run.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The server; without a path, /echo (or /chat with --mode broadcast)
+    #[arg(default_value = "ws://127.0.0.1:8080")]
+    pub url: String,
+
+    /// What the connections do
+    #[arg(long, value_enum, default_value = "echo", help_heading = "Load")]
+    pub mode: Mode,
+    /// Connections
+    #[arg(short, long, default_value = "100", value_name = "N", value_parser = whole, help_heading = "Load")]
+    pub conns: u32,
+    /// Messages per second over all connections (5k works), each due at its own time whatever the server does;
+    /// echo sends 1,000 and broadcast 1 unless told otherwise
+    #[arg(short = 'R', long, value_name = "TOTAL", value_parser = number, help_heading = "Load")]
+    pub rate: Option<f64>,
+    /// Instead of a rate: keep K messages of each sender in flight
+    #[arg(long, value_name = "K", value_parser = whole, conflicts_with = "rate", help_heading = "Load")]
+    pub closed_loop: Option<u32>,
+    /// Senders of a broadcast [default: 4]
+    #[arg(long, value_name = "N", value_parser = whole, help_heading = "Load")]
+    pub senders: Option<u32>,
+    /// Bytes per message
+    #[arg(short, long, default_value = "128", value_name = "BYTES", value_parser = whole, help_heading = "Load")]
+    pub size: u32,
+    /// Send text messages
+    #[arg(long, conflicts_with = "binary", help_heading = "Load")]
+    pub text: bool,
+    /// Send binary messages (the default)
+    #[arg(long, help_heading = "Load")]
+    pub binary: bool,
+    /// Connections opened per second [default: as fast as the server takes them]
+    #[arg(long, value_name = "RATE", value_parser = number, help_heading = "Load")]
+    pub connect_rate: Option<f64>,
+    /// What all randomness follows from [default: a new one per run]
+    #[arg(long, value_name = "N", help_heading = "Load")]
+    pub seed: Option<u64>,
+
+    /// How long to measure (10s, 500ms, 2m)
+    #[arg(short, long, default_value = "10s", value_parser = duration, help_heading = "Phases")]
+    pub duration: Duration,
+    /// Load before the measurement, left out of it
+    #[arg(long, default_value = "2s", value_parser = duration, help_heading = "Phases")]
+    pub warmup: Duration,
+    /// Silence between the last handshake and the first message
+    #[arg(long, default_value = "1s", value_parser = duration, help_heading = "Phases")]
+    pub settle: Duration,
+    /// How long to wait for the last messages
+    #[arg(long, default_value = "5s", value_parser = duration, help_heading = "Phases")]
+    pub drain: Duration,
+
+    /// Threads [default: as many as descriptors and cores call for]
+    #[arg(short, long, value_name = "N", value_parser = whole, help_heading = "Machine")]
+    pub threads: Option<u32>,
+    /// The server's process, to measure what it costs
+    #[arg(long, value_name = "PID", help_heading = "Machine")]
+    pub server_pid: Option<u32>,
+
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub json: Option<PathBuf>,
+    /// Write a histogram log: one interval per second and quantity
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub hlog: Option<PathBuf>,
+    /// Write the percentile distribution of the response times
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub hgrm: Option<PathBuf>,
+    /// No progress bar
+    #[arg(short = 'q', long = "no-progress", alias = "quiet", help_heading = "Output")]
+    pub no_progress: bool,
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// The text to print and the exit code: help and version on code 0, one line on code 2.
+pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, (String, u8)> {
+    Cli::try_parse_from(args).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => (error.render().to_string(), 0),
+        _ => (one_line(&error.render().to_string()), 2),
+    })
+}
+
+/// clap explains in paragraphs; here, what is wrong and its tip go on one line.
+fn one_line(text: &str) -> String {
+    let said = text.split("\n\nUsage:").next().unwrap_or(text).split("\n\nFor more").next().unwrap_or(text);
+    let said = said.trim().strip_prefix("error: ").unwrap_or(said);
+    let parts: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    format!("{} (loadgen --help lists the flags)", parts.join("; "))
+}
+
+/// A number with an optional suffix: 5k, 1.5M, 50_000, 50,000.
+fn number(text: &str) -> Result<f64, String> {
+    let plain: String = text.chars().filter(|it| !matches!(it, ',' | '_')).collect();
+    let (digits, factor) = match plain.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&plain[..at], 1e3),
+        Some((at, 'm' | 'M')) => (&plain[..at], 1e6),
+        _ => (&plain[..], 1.0),
+    };
+    match digits.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 && value * factor <= 1e9 => Ok(value * factor),
+        _ => Err("give a number above 0, such as 500, 0.5 or 5k".to_owned()),
+    }
+}
+
+/// A whole number with an optional suffix.
+fn whole(text: &str) -> Result<u32, String> {
+    match number(text) {
+        Ok(value) if value.fract() == 0.0 && value <= f64::from(u32::MAX) => Ok(value as u32),
+        _ => Err("give a whole number from 1 on, such as 500 or 50k".to_owned()),
+    }
+}
+
+/// A duration with its unit: 10s, 1.5s, 500ms, 2m, 1h; seconds without one.
+fn duration(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, f64); 5] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)];
+    let (digits, unit) = UNITS
+        .iter()
+        .find_map(|&(name, unit)| text.strip_suffix(name).map(|digits| (digits, unit)))
+        .unwrap_or((text, 1.0));
+    match digits.parse::<f64>() {
+        Ok(value) if value >= 0.0 && value * unit <= 86_400.0 => Ok(Duration::from_secs_f64(value * unit)),
+        _ => Err("give a time up to 24h, such as 10s, 500ms or 2m".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn try_parse(line: &str) -> Result<Cli, (String, u8)> {
+        parse(std::iter::once("loadgen").chain(line.split_whitespace()).map(Into::into))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_and_durations() {
+        assert_eq!(
+            (number("5k"), number("1.5M"), number("50,000"), number("0.5")),
+            (Ok(5e3), Ok(1.5e6), Ok(5e4), Ok(0.5))
+        );
+        assert_eq!((whole("50k"), whole("1.5k"), whole("7")), (Ok(50_000), Ok(1_500), Ok(7)));
+        for bad in ["0", "-1", "x", "", "k", "inf", "NaN", "2G"] {
+            assert!(number(bad).is_err(), "{bad}");
+        }
+        assert!(whole("1.5").is_err());
+        let ms = |text| duration(text).map(|it| it.as_millis());
+        assert_eq!(
+            (ms("10s"), ms("500ms"), ms("2m"), ms("1.5"), ms("0s")),
+            (Ok(10_000), Ok(500), Ok(120_000), Ok(1_500), Ok(0))
+        );
+        assert!(duration("-1s").is_err() && duration("25h").is_err() && duration("s").is_err());
+    }
+
+    #[test]
+    fn mistakes_are_one_line_that_names_the_flag() {
+        for (line, flag) in [
+            ("--conns many", "--conns"),
+            ("--mode shout", "--mode"),
+            ("--rate 1 --closed-loop 2", "--closed-loop"),
+            ("--text --binary", "--binary"),
+            ("--cons 5", "--conns"),
+            ("--duration", "--duration"),
+            ("compare a.hlog", "<B>"),
+        ] {
+            let (text, code) = try_parse(line).expect_err(line);
+            assert_eq!(code, 2, "{line}");
+            assert!(text.contains(flag) && !text.contains('\n'), "{text}");
+        }
+        assert_eq!(try_parse("--help").expect_err("help").1, 0);
+    }
+
+    #[test]
+    fn runs_and_subcommands() {
+        let run = try_parse("ws://h:1/x --conns 50k -R 5k --mode broadcast").expect("sound").run;
+        assert_eq!(
+            (run.url.as_str(), run.conns, run.rate, run.mode),
+            ("ws://h:1/x", 50_000, Some(5e3), Mode::Broadcast)
+        );
+        assert!(matches!(try_parse("compare a b").expect("sound").command, Some(Command::Compare { .. })));
+    }
+}

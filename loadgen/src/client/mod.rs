@@ -1,0 +1,252 @@
+//! One client connection without its socket: from the opening handshake to the Close, as bytes in and events
+//! out.
+//!
+//! What is not here: sockets, clocks, what messages mean.
+//!
+//! ```text
+//! Upgrading --101 verified--> Open --Close sent or received--> Closing
+//! ```
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use wsd::proto::handshake::client::ResponseError;
+use wsd::proto::handshake::{ClientRequest, parse_response};
+use wsd::proto::{Decoder, Event, MessageLimits, ProtocolError, Role, Status, frame};
+use wsd::proto::{Message, OpCode};
+
+/// What a client takes from a server in one message.
+pub const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 64 << 20, fragments_max: 1 << 20 };
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The request is on its way, the answer has not come whole.
+    Upgrading,
+    /// Messages flow.
+    Open,
+    /// A Close was sent or has come; nothing else counts.
+    Closing,
+}
+
+/// What the server said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// The handshake is complete, and the server has proved that it speaks the protocol.
+    Upgraded,
+    /// A message, text or binary.
+    Message(Cow<'a, [u8]>),
+    /// Asks for a pong with the same payload: see [`encode_pong`].
+    Ping(Cow<'a, [u8]>),
+    /// The server closes, with this code (1005 where it gave none): answer with [`Client::close`].
+    Close(u16),
+}
+
+/// Why a connection cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The handshake was refused or wrong.
+    Handshake(ResponseError),
+    /// The server broke the protocol.
+    Protocol(ProtocolError),
+}
+
+/// The state of one connection; owns no buffer between messages.
+#[derive(Debug)]
+pub struct Client {
+    decoder: Decoder,
+    /// The beginning of the server's answer, where it came in pieces.
+    #[expect(
+        clippy::box_collection,
+        reason = "eight bytes instead of 24 in every connection that never needs it"
+    )]
+    head: Option<Box<Vec<u8>>>,
+    state: State,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self { decoder: Decoder::new(Role::Client), head: None, state: State::Upgrading }
+    }
+}
+
+impl Client {
+    /// Where the connection stands.
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Takes bytes up to the end of the next event, and says how many: call it again with the rest while there
+    /// is any. `key` is what the request was made with.
+    ///
+    /// # Errors
+    /// The connection cannot go on; nothing more must be fed.
+    pub fn handle_input<'a>(
+        &mut self,
+        bytes: &'a mut [u8],
+        key: impl FnOnce() -> String,
+    ) -> Result<(usize, Option<Input<'a>>), Fault> {
+        match self.state {
+            State::Upgrading => self.handle_answer(bytes, &key()),
+            State::Open => self.handle_frames(bytes),
+            State::Closing => Ok((bytes.len(), None)),
+        }
+    }
+
+    /// Appends a Close frame with `code` (without one for 1005) and counts the connection as closing.
+    pub fn close(&mut self, code: u16, mask: [u8; 4], out: &mut Vec<u8>) {
+        self.state = State::Closing;
+        let code = code.to_be_bytes();
+        // "1005 is a reserved value and MUST NOT be set as a status code" (section 7.4.1).
+        let payload: &[u8] = if code == 1005u16.to_be_bytes() { &[] } else { &code };
+        frame::encode(out, OpCode::Close, payload, Some(mask));
+    }
+
+    fn handle_answer<'a>(
+        &mut self,
+        bytes: &'a mut [u8],
+        key: &str,
+    ) -> Result<(usize, Option<Input<'a>>), Fault> {
+        let held = self.head.as_ref().map_or(0, |head| head.len());
+        let outcome = match &mut self.head {
+            None => parse_response(bytes, key, &[]),
+            Some(head) => {
+                head.extend_from_slice(bytes);
+                parse_response(head, key, &[])
+            }
+        };
+        match outcome.map_err(Fault::Handshake)? {
+            Status::Complete(upgraded) => {
+                self.head = None;
+                self.state = State::Open;
+                Ok((upgraded.head_len - held, Some(Input::Upgraded)))
+            }
+            Status::Partial => {
+                self.head.get_or_insert_with(|| Box::new(bytes.to_vec()));
+                Ok((bytes.len(), None))
+            }
+        }
+    }
+
+    fn handle_frames<'a>(&mut self, bytes: &'a mut [u8]) -> Result<(usize, Option<Input<'a>>), Fault> {
+        let (used, event) = self.decoder.decode(bytes, &LIMITS).map_err(Fault::Protocol)?;
+        let input = match event {
+            None => None,
+            Some(Event::Message(Message::Binary(bytes))) => Some(Input::Message(bytes)),
+            Some(Event::Message(Message::Text(text))) => Some(Input::Message(match text {
+                Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+                Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+            })),
+            Some(Event::Ping(payload)) => Some(Input::Ping(payload)),
+            Some(Event::Close(close)) => Some(Input::Close(close.map_or(1005, |close| close.code.get()))),
+            // A pong is a heartbeat that nobody asked for: legal, and of no use here. Nothing else can come: no
+            // extension was offered.
+            Some(_) => None,
+        };
+        Ok((used, input))
+    }
+}
+
+/// Appends the opening request.
+pub fn encode_request(host: &str, path: &str, key: &str, out: &mut Vec<u8>) {
+    ClientRequest { host, target: path, key, origin: None, subprotocols: &[], headers: &[] }.encode(out);
+}
+
+/// Appends the answer to a ping.
+pub fn encode_pong(payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+    frame::encode(out, OpCode::Pong, payload, Some(mask));
+}
+
+/// The `Sec-WebSocket-Key` of connection `conn`: found again when the answer comes, instead of kept.
+pub fn key(seed: u64, conn: u32) -> String {
+    let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(conn).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let nonce: [u8; 16] = std::array::from_fn(|_| rng.u8(..));
+    base64::engine::general_purpose::STANDARD.encode(nonce)
+}
+
+#[cfg(test)]
+mod tests {
+    use wsd::proto::handshake::encode_accept;
+    use wsd::proto::{Close, CloseCode};
+
+    use super::*;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    const MASK: [u8; 4] = [1, 2, 3, 4];
+
+    /// What a server sends: its answer, then frames.
+    fn stream() -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_accept(&mut out, KEY, None);
+        frame::encode(&mut out, OpCode::Text, b"hello", None);
+        frame::encode(&mut out, OpCode::Pong, b"unasked", None);
+        frame::encode(&mut out, OpCode::Ping, b"?", None);
+        frame::encode(&mut out, OpCode::Binary, b"\0\xff", None);
+        frame::encode_close(&mut out, &Close::from(CloseCode::GOING_AWAY));
+        out
+    }
+
+    fn events(stream: &[u8], piece: usize) -> Vec<String> {
+        let (mut client, mut out) = (Client::default(), Vec::new());
+        for chunk in stream.chunks(piece) {
+            let mut chunk = chunk.to_vec();
+            let mut at = 0;
+            while at < chunk.len() {
+                let (used, input) = client.handle_input(&mut chunk[at..], || KEY.to_owned()).expect("sound");
+                out.extend(input.map(|input| format!("{input:?}")));
+                at += used;
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn a_conversation_however_it_is_cut() {
+        let stream = stream();
+        let whole = events(&stream, stream.len());
+        let expected = [
+            "Upgraded",
+            "Message([104, 101, 108, 108, 111])",
+            "Ping([63])",
+            "Message([0, 255])",
+            "Close(1001)",
+        ];
+        assert_eq!(whole, expected);
+        for piece in 1..stream.len() {
+            assert_eq!(events(&stream, piece), whole, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_accept_and_a_refusal_are_faults() {
+        let mut answer = stream();
+        let fault = Client::default().handle_input(&mut answer, || "AAAAAAAAAAAAAAAAAAAAAA==".to_owned());
+        assert_eq!(fault, Err(Fault::Handshake(ResponseError::AcceptKey)));
+        let mut answer = b"HTTP/1.1 404 Not Found\r\n\r\n".to_vec();
+        let fault = Client::default().handle_input(&mut answer, || KEY.to_owned());
+        assert_eq!(fault, Err(Fault::Handshake(ResponseError::Status(404))));
+    }
+
+    #[test]
+    fn nothing_counts_after_our_close() {
+        let (mut client, mut stream, mut out) = (Client::default(), stream(), Vec::new());
+        let (used, _) = client.handle_input(&mut stream, || KEY.to_owned()).expect("sound");
+        client.close(1000, MASK, &mut out);
+        assert_eq!(out, [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xe8 ^ 2]);
+        let rest = stream.len() - used;
+        assert_eq!(client.handle_input(&mut stream[used..], String::new), Ok((rest, None)));
+        out.clear();
+        client.close(1005, MASK, &mut out);
+        assert_eq!(out, [0x88, 0x80, 1, 2, 3, 4], "no code is answered by none");
+    }
+
+    #[test]
+    fn keys_are_valid_and_differ() {
+        assert_eq!(key(1, 2).len(), 24);
+        assert_eq!(key(1, 2), key(1, 2));
+        assert_ne!(key(1, 2), key(1, 3));
+        let mut request = Vec::new();
+        encode_request("h:1", "/echo", KEY, &mut request);
+        assert!(request.starts_with(b"GET /echo HTTP/1.1\r\nHost: h:1\r\n"));
+    }
+}

@@ -1,0 +1,216 @@
+//! What the command line means: defaults by mode, and what does not go together.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::{Mode, RunArgs};
+use crate::payload::Format;
+use crate::target::Target;
+
+/// Streams (receivers times senders) that the ledger keeps, at four bytes each.
+const STREAMS_MAX: u64 = 1 << 28;
+/// The largest message, which the receiving side is told to take.
+const SIZE_MAX: u32 = 16 << 20;
+/// Senders of a broadcast where the user does not say.
+const SENDERS: u32 = 4;
+
+/// How messages are paced.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Load {
+    /// No messages.
+    None,
+    /// So many messages per second in total, each at its own time.
+    Open {
+        /// Messages per second over all connections.
+        rate: f64,
+    },
+    /// A sender sends when one of its messages has come back.
+    Closed {
+        /// Messages under way per sender.
+        in_flight: u32,
+    },
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to connect.
+    pub target: Target,
+    /// The path and query that are asked for.
+    pub path: String,
+    /// What the connections do.
+    pub mode: Mode,
+    /// Connections.
+    pub conns: u32,
+    /// How messages are paced.
+    pub load: Load,
+    /// Senders of a broadcast; in echo, all are.
+    pub senders: u32,
+    /// Bytes per message.
+    pub size: u32,
+    /// Text or binary.
+    pub format: Format,
+    /// Connections opened per second, where that is limited.
+    pub connect_rate: Option<f64>,
+    /// What all randomness follows from.
+    pub seed: u64,
+    /// The measurement.
+    pub duration: Duration,
+    /// Load before it.
+    pub warmup: Duration,
+    /// Silence before the load.
+    pub settle: Duration,
+    /// The longest wait for the last messages.
+    pub drain: Duration,
+    /// Threads, where the user has said how many.
+    pub threads: Option<u32>,
+    /// The server's process.
+    pub server_pid: Option<u32>,
+    /// Where the JSON goes.
+    pub json: Option<PathBuf>,
+    /// Where the histogram log goes.
+    pub hlog: Option<PathBuf>,
+    /// Where the percentile distribution goes.
+    pub hgrm: Option<PathBuf>,
+    /// Whether to show progress.
+    pub progress: bool,
+}
+
+impl Config {
+    /// Makes sense of the flags. `fresh_seed` is used where none was given.
+    ///
+    /// # Errors
+    /// One line that names the flag and what to do.
+    pub fn new(args: RunArgs, fresh_seed: u64) -> Result<Self, String> {
+        let target = Target::parse(&args.url)?;
+        let format = if args.text { Format::Text } else { Format::Binary };
+        if (args.size as usize) < format.bytes_min() {
+            return Err(format!(
+                "--size {}: run, sender, sequence, times and checksum take {} bytes: give --size {1} or more",
+                args.size,
+                format.bytes_min()
+            ));
+        }
+        if args.size > SIZE_MAX {
+            return Err(format!("--size {}: give at most {SIZE_MAX}", args.size));
+        }
+        let senders = match (args.mode, args.senders) {
+            (Mode::Broadcast, senders) => senders.unwrap_or(SENDERS.min(args.conns)),
+            (_, None) => args.conns,
+            (mode, Some(_)) => {
+                return Err(format!("--senders: only with --mode broadcast, not with {}", mode.name()));
+            }
+        };
+        if senders > args.conns {
+            return Err(format!("--senders {senders}: there are only {} connections (--conns)", args.conns));
+        }
+        if args.mode == Mode::Broadcast && u64::from(args.conns) * u64::from(senders) > STREAMS_MAX {
+            return Err(format!(
+                "--senders {senders}: with {} connections at most {} can be kept apart",
+                args.conns,
+                STREAMS_MAX / u64::from(args.conns)
+            ));
+        }
+        let load = load(&args)?;
+        if args.duration.is_zero() {
+            return Err("--duration: give a time above 0, such as 10s".to_owned());
+        }
+        if let Some(pid) = args.server_pid
+            && crate::server::probe(pid).is_none()
+        {
+            return Err(format!("--server-pid {pid}: there is no such process on this machine"));
+        }
+        let default_path = if args.mode == Mode::Broadcast { "/chat" } else { "/echo" };
+        Ok(Self {
+            path: target.path.clone().unwrap_or_else(|| default_path.to_owned()),
+            target,
+            mode: args.mode,
+            conns: args.conns,
+            load,
+            senders,
+            size: args.size,
+            format,
+            connect_rate: args.connect_rate,
+            seed: args.seed.unwrap_or(fresh_seed),
+            duration: args.duration,
+            warmup: args.warmup,
+            settle: args.settle,
+            drain: args.drain,
+            threads: args.threads,
+            server_pid: args.server_pid,
+            json: args.json,
+            hlog: args.hlog,
+            hgrm: args.hgrm,
+            progress: !args.no_progress,
+        })
+    }
+
+    /// The whole URL, path included.
+    pub fn url(&self) -> String {
+        format!("ws://{}{}", self.target.host, self.path)
+    }
+}
+
+fn load(args: &RunArgs) -> Result<Load, String> {
+    match (args.mode, args.rate, args.closed_loop) {
+        (Mode::Idle, None, None) => Ok(Load::None),
+        (Mode::Idle, Some(_), _) => Err("--rate: --mode idle sends nothing; leave it out".to_owned()),
+        (Mode::Idle, _, Some(_)) => Err("--closed-loop: --mode idle sends nothing; leave it out".to_owned()),
+        (_, _, Some(in_flight)) => Ok(Load::Closed { in_flight }),
+        (Mode::Echo, rate, _) => Ok(Load::Open { rate: rate.unwrap_or(1_000.0) }),
+        (Mode::Broadcast, rate, _) => Ok(Load::Open { rate: rate.unwrap_or(1.0) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(line: &str) -> Result<Config, String> {
+        let args = std::iter::once("loadgen").chain(line.split_whitespace()).map(Into::into);
+        Config::new(crate::cli::parse(args).expect("clap takes it").run, 42)
+    }
+
+    #[test]
+    fn defaults_by_mode() {
+        let echo = config("").expect("sound");
+        assert_eq!(
+            (echo.url().as_str(), echo.load, echo.seed),
+            ("ws://127.0.0.1:8080/echo", Load::Open { rate: 1e3 }, 42)
+        );
+        let broadcast = config("--mode broadcast").expect("sound");
+        assert_eq!(
+            (broadcast.path.as_str(), broadcast.load, broadcast.senders),
+            ("/chat", Load::Open { rate: 1.0 }, 4)
+        );
+        assert_eq!(config("--mode broadcast -c 2").expect("sound").senders, 2);
+        let idle = config("ws://h/x --mode idle --seed 7").expect("sound");
+        assert_eq!((idle.path.as_str(), idle.load, idle.seed), ("/x", Load::None, 7));
+        assert_eq!(config("--closed-loop 3").expect("sound").load, Load::Closed { in_flight: 3 });
+    }
+
+    #[test]
+    fn the_size_has_a_floor_for_each_format() {
+        assert!(config("--size 39").is_ok() && config("--size 52 --text").is_ok());
+        assert!(config("--size 38").expect_err("too small").contains("--size 39"));
+        assert!(config("--size 51 --text").expect_err("too small").contains("--size 52"));
+    }
+
+    #[test]
+    fn what_does_not_go_together() {
+        for (line, flag) in [
+            ("--mode idle --rate 5", "--rate"),
+            ("--mode idle --closed-loop 5", "--closed-loop"),
+            ("--senders 2", "--senders"),
+            ("--mode broadcast -c 3 --senders 4", "--conns"),
+            ("--mode broadcast -c 50k --senders 50k", "--senders"),
+            ("--duration 0s", "--duration"),
+            ("--server-pid 4194305", "--server-pid"),
+            ("--size 17M", "--size"),
+            ("wss://h", "ws://"),
+        ] {
+            let error = config(line).expect_err(line);
+            assert!(error.contains(flag) && !error.contains('\n'), "{error}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What one thread makes of the messages that its connections receive: latency, integrity, fan-out. Pure data;
+//! the time comes in as an argument.
+
+use crate::fanout::{Part, Table};
+use crate::ledger::{Ledger, Totals};
+use crate::payload::{Codec, Parsed, Stamp};
+use crate::record::Slice;
+use crate::schedule::Timeline;
+
+/// A message that was due just before the measurement ended may be written so much after it.
+pub const GRACE_NS: u64 = 100_000_000;
+
+/// Messages by what they were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Messages written.
+    pub sent: u64,
+    /// Of those, the ones due while measuring and written by its end, give or take [`GRACE_NS`].
+    pub sent_measured: u64,
+    /// Messages that were due while measuring, as the schedule has it.
+    pub due_measured: u64,
+    /// Messages that could not be written, because their connection had ended or would not take them.
+    pub unsent: u64,
+    /// Messages of this run that were received, duplicates too.
+    pub received: u64,
+    /// Of those, the ones due while measuring.
+    pub received_measured: u64,
+    /// Messages of this run that were damaged.
+    pub corrupt: u64,
+    /// Messages that are none of this run's, and in echo mode those of other connections.
+    pub foreign: u64,
+}
+
+impl Tally {
+    /// Adds what another thread has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.sent_measured += other.sent_measured;
+        self.due_measured += other.due_measured;
+        self.unsent += other.unsent;
+        self.received += other.received;
+        self.received_measured += other.received_measured;
+        self.corrupt += other.corrupt;
+        self.foreign += other.foreign;
+    }
+}
+
+/// Who hears whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Each connection hears itself.
+    Own,
+    /// Everyone hears each of so many senders.
+    All {
+        /// Senders in the whole run.
+        senders: u32,
+    },
+}
+
+/// The measuring side of one thread.
+#[derive(Debug)]
+pub struct Instrument {
+    codec: Codec,
+    timeline: Timeline,
+    ledger: Ledger,
+    fanout: Option<Table>,
+    slice: Slice,
+    tally: Tally,
+}
+
+impl Instrument {
+    /// For a thread whose connections are numbered below `conns`, of which `receivers` are open.
+    pub fn new(codec: Codec, timeline: Timeline, audience: Audience, conns: usize, receivers: u32) -> Self {
+        let (ledger, fanout) = match audience {
+            Audience::Own => (Ledger::new(conns, 1), None),
+            Audience::All { senders } => (Ledger::new(conns, senders), Some(Table::new(receivers, senders))),
+        };
+        Self { codec, timeline, ledger, fanout, slice: Slice::default(), tally: Tally::default() }
+    }
+
+    /// The phases of the run.
+    pub const fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// The message to write for `stamp`.
+    pub fn encode(&mut self, stamp: &Stamp) -> &[u8] {
+        self.codec.encode(stamp)
+    }
+
+    /// A message was written, at the time in its stamp.
+    pub fn sent(&mut self, stamp: &Stamp) {
+        self.tally.sent += 1;
+        let in_time = stamp.sent_ns < self.timeline.end_ns + GRACE_NS;
+        self.tally.sent_measured += u64::from(in_time && self.timeline.is_measured(stamp.intended_ns));
+        self.slice.sent(&self.timeline, stamp.intended_ns, stamp.sent_ns);
+    }
+
+    /// A message came due, whether or not it can be written.
+    pub fn due(&mut self, intended_ns: u64) {
+        self.tally.due_measured += u64::from(self.timeline.is_measured(intended_ns));
+    }
+
+    /// A message could not be written.
+    pub fn unsent(&mut self) {
+        self.tally.unsent += 1;
+    }
+
+    /// Connection `conn`, which sends as `own`, has received a message. Says whether it was its own, arriving
+    /// for the first time.
+    pub fn received(&mut self, conn: u32, own: Option<u32>, bytes: &[u8], now_ns: u64) -> bool {
+        let stamp = match self.codec.parse(bytes) {
+            Parsed::Ours(stamp) => stamp,
+            Parsed::Corrupt => {
+                self.tally.corrupt += 1;
+                return false;
+            }
+            Parsed::Foreign => {
+                self.tally.foreign += 1;
+                return false;
+            }
+        };
+        let is_own = own == Some(stamp.sender);
+        let stream = match &self.fanout {
+            None if is_own => 0,
+            Some(table) if stamp.sender < table.senders() => stamp.sender,
+            _ => {
+                self.tally.foreign += 1;
+                return false;
+            }
+        };
+        self.tally.received += 1;
+        if !self.ledger.note(conn as usize, stream, stamp.sequence).is_first() {
+            return false;
+        }
+        self.tally.received_measured += u64::from(self.timeline.is_measured(stamp.intended_ns));
+        self.slice.received(&self.timeline, &stamp, now_ns);
+        if let Some(table) = &mut self.fanout {
+            table.note(stamp.sender, stamp.sequence, stamp.intended_ns, now_ns);
+        }
+        is_own
+    }
+
+    /// The samples since the last call.
+    pub fn take_slice(&mut self) -> Slice {
+        std::mem::take(&mut self.slice)
+    }
+
+    /// The messages that all receivers of this thread have, and those older than `before_ns` that some lack.
+    pub fn take_parts(&mut self, before_ns: u64) -> Vec<Part> {
+        self.fanout.as_mut().map(|table| table.take(before_ns)).unwrap_or_default()
+    }
+
+    /// What has been counted so far.
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Distinct, duplicate and reordered messages so far.
+    pub const fn totals(&self) -> Totals {
+        self.ledger.totals()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::Format;
+
+    const TIMELINE: Timeline = Timeline { start_ns: 0, measure_ns: 100, end_ns: 200, drain_ns: 300 };
+
+    fn codec() -> Codec {
+        Codec::new(9, Format::Binary, 64)
+    }
+
+    fn message(sender: u32, sequence: u32, intended_ns: u64) -> Vec<u8> {
+        codec().encode(&Stamp { sender, sequence, intended_ns, sent_ns: intended_ns + 5 }).to_vec()
+    }
+
+    #[test]
+    fn in_echo_each_connection_hears_itself() {
+        let mut instrument = Instrument::new(codec(), TIMELINE, Audience::Own, 2, 2);
+        assert!(instrument.received(0, Some(70), &message(70, 0, 50), 60), "in the warm-up");
+        assert!(instrument.received(1, Some(71), &message(71, 0, 100), 160));
+        assert!(!instrument.received(1, Some(71), &message(71, 0, 100), 161), "twice");
+        assert!(!instrument.received(1, Some(71), &message(70, 1, 100), 161), "meant for another");
+        assert!(!instrument.received(1, Some(71), b"hello", 161));
+        let mut damaged = message(71, 1, 100);
+        damaged[63] ^= 1;
+        assert!(!instrument.received(1, Some(71), &damaged, 161));
+        let expected =
+            Tally { received: 3, received_measured: 1, corrupt: 1, foreign: 2, ..Tally::default() };
+        assert_eq!(*instrument.tally(), expected);
+        assert_eq!(instrument.totals(), Totals { distinct: 2, duplicate: 1, reordered: 0 });
+        let slice = instrument.take_slice();
+        let measured = slice.measured.expect("one");
+        assert_eq!((measured.response.max_ns(), measured.service.max_ns()), (Some(60), Some(55)));
+        assert_eq!(slice.warmup.expect("one").response.max_ns(), Some(10));
+    }
+
+    #[test]
+    fn in_a_broadcast_all_hear_all_senders() {
+        let mut instrument = Instrument::new(codec(), TIMELINE, Audience::All { senders: 2 }, 2, 2);
+        assert!(!instrument.received(0, None, &message(1, 0, 100), 120));
+        assert!(instrument.received(1, Some(1), &message(1, 0, 100), 130), "the sender hears itself");
+        assert!(!instrument.received(1, Some(1), &message(2, 0, 100), 130), "there is no sender 2");
+        let [part] = instrument.take_parts(0)[..] else { panic!("one message") };
+        assert_eq!((part.count, part.first_ns, part.last_ns), (2, 120, 130));
+        assert_eq!(instrument.tally().foreign, 1);
+    }
+
+    #[test]
+    fn sending_is_counted_by_phase() {
+        let mut instrument = Instrument::new(codec(), TIMELINE, Audience::Own, 1, 1);
+        for (intended_ns, sent_ns) in [(50, 53), (150, 153), (199, 200 + GRACE_NS)] {
+            instrument.due(intended_ns);
+            instrument.sent(&Stamp { sender: 0, sequence: 0, intended_ns, sent_ns });
+        }
+        instrument.due(160);
+        instrument.unsent();
+        let expected = Tally { sent: 3, sent_measured: 1, due_measured: 3, unsent: 1, ..Tally::default() };
+        assert_eq!(*instrument.tally(), expected);
+        assert_eq!(instrument.take_slice().measured.expect("two").late.max_ns(), Some(GRACE_NS + 1));
+    }
+}

@@ -1,0 +1,38 @@
+//! Load for WebSocket servers, and what their users would feel: some 50,000 connections from one process, the true
+//! latency of every fan-out delivery, and a verdict on itself.
+//!
+//! ```text
+//!  main thread                        worker threads, each with its own
+//!                                     descriptor table, poll and timer
+//!  run         plan, run, report
+//!  coordinate  phases          ------>  net/worker   one turn: events, connects, sends
+//!  collect     seconds, totals <------  net/traffic  sends what is due
+//!  outcome     sums, verdict            instrument   latency, integrity, fan-out
+//! ```
+//!
+//! Threads share nothing while messages flow: each hands its histograms over once a second, and the payload itself
+//! carries what is needed to time and to account for it. Only `net`, `crew`, `coordinate`, `run` and `server` ask the
+//! clock or the system; the rest are values in, values out.
+
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod collect;
+pub mod config;
+pub mod coordinate;
+pub mod crew;
+pub mod fanout;
+pub mod instrument;
+pub mod ledger;
+pub mod net;
+pub mod outcome;
+pub mod payload;
+pub mod plan;
+pub mod progress;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod schedule;
+pub mod server;
+pub mod target;
+pub mod verdict;

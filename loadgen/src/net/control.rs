@@ -1,0 +1,135 @@
+//! What the coordinator and the threads say to each other. Nothing here is touched per message.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::fanout::Part;
+use crate::instrument::Tally;
+use crate::ledger::Totals;
+use crate::record::{Latencies, Slice};
+use crate::schedule::Timeline;
+
+/// From the coordinator to a thread.
+#[derive(Debug)]
+pub enum Command {
+    /// Everyone is connected: this is when to do what.
+    Start(Start),
+    /// Send nothing more; go on receiving.
+    Stop,
+    /// Enough: report, close, and end.
+    Finish,
+}
+
+/// The load, as one thread needs to know it.
+#[derive(Debug)]
+pub struct Start {
+    /// The phases.
+    pub timeline: Timeline,
+    /// Senders in the whole run.
+    pub senders: u32,
+    /// This thread's senders, by their numbers in the whole run.
+    pub slots: Vec<u32>,
+}
+
+/// From a thread to the coordinator.
+#[derive(Debug)]
+pub enum Report {
+    /// A connection could not be made; only the first is told in words.
+    FirstFailure(String),
+    /// Every connection is open or has failed.
+    Dialed(Dialed),
+    /// The samples of one second.
+    Second {
+        /// Counted from the start of the warm-up.
+        number: u32,
+        /// Latencies.
+        slice: Slice,
+        /// Messages as this thread's receivers saw them.
+        parts: Vec<Part>,
+    },
+    /// The last word.
+    Done(Box<Done>),
+    /// The thread cannot go on.
+    Broken(std::io::Error),
+}
+
+/// How connecting went.
+#[derive(Debug, Default)]
+pub struct Dialed {
+    /// Which thread says so: they finish in any order.
+    pub thread: u32,
+    /// Connections that are open.
+    pub open: u32,
+    /// Connections that failed, by reason.
+    pub failed: BTreeMap<String, u64>,
+    /// From `connect` to the verified answer.
+    pub upgrade: Latencies,
+}
+
+/// What one thread did.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Counted messages.
+    pub tally: Tally,
+    /// Distinct, duplicate and reordered messages.
+    pub totals: Totals,
+    /// Connections that ended early, by close code (1006: without a Close).
+    pub closed: BTreeMap<u16, u64>,
+    /// What the thread used while measuring.
+    pub load: ThreadLoad,
+}
+
+/// What one thread used, as shares of the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ThreadLoad {
+    /// On a core.
+    pub cpu: f64,
+    /// Ready to run, and waiting for a core.
+    pub wait: f64,
+}
+
+/// One thread's running counts, for the progress bar and for knowing when everything has arrived. Written once per
+/// turn of its loop; a cache line of its own, so that threads do not slow each other.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Counters {
+    /// Connections that were opened and have not ended.
+    pub open: AtomicU64,
+    /// Failed connections.
+    pub failed: AtomicU64,
+    /// Messages written.
+    pub sent: AtomicU64,
+    /// Messages of this run received, intact (each once) or damaged.
+    pub arrived: AtomicU64,
+    /// 1 while there are messages to send: a thread that gets no core may be late with them.
+    pub sending: AtomicU64,
+}
+
+impl Counters {
+    /// Sets a counter.
+    pub fn set(counter: &AtomicU64, value: u64) {
+        counter.store(value, Ordering::Release);
+    }
+}
+
+/// The counters of all threads.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<[Counters]>);
+
+impl Board {
+    /// For `threads` threads.
+    pub fn new(threads: u32) -> Self {
+        Self((0..threads).map(|_| Counters::default()).collect())
+    }
+
+    /// One thread's counters.
+    pub fn of(&self, thread: u32) -> &Counters {
+        &self.0[thread as usize]
+    }
+
+    /// The sum over all threads.
+    pub fn sum(&self, which: impl Fn(&Counters) -> &AtomicU64) -> u64 {
+        self.0.iter().map(|counters| which(counters).load(Ordering::Acquire)).sum()
+    }
+}

@@ -1,0 +1,184 @@
+//! One connection with its socket: what is read becomes events, what cannot be written waits.
+
+use std::collections::VecDeque;
+use std::io::{self, Read as _, Write as _};
+
+use mio::net::TcpStream;
+
+use crate::client::{Client, Fault, Input, State};
+
+/// Messages that may wait for a connection that takes nothing, at eight bytes each; further ones count as unsent.
+const WAITING_MAX: usize = 65_536;
+
+/// One connection. Not sent to another thread: its descriptor means nothing there.
+#[derive(Debug)]
+pub struct Link {
+    /// The socket.
+    socket: TcpStream,
+    /// The protocol.
+    pub client: Client,
+    /// Its number among the run's senders.
+    pub sender: Option<u32>,
+    /// The sequence of its next message.
+    pub sequence: u32,
+    /// Whether `connect` has come to an end.
+    pub connected: bool,
+    backlog: Option<Box<Backlog>>,
+}
+
+/// What the kernel did not take.
+#[derive(Debug, Default)]
+struct Backlog {
+    bytes: Vec<u8>,
+    written: usize,
+    /// When the messages behind those bytes were to be sent; they are made when there is room.
+    waiting: VecDeque<u64>,
+}
+
+/// What a read came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing more for now; the poll will tell.
+    Drained,
+    /// The peer has closed its side.
+    Eof,
+    /// The connection failed.
+    Failed(io::ErrorKind),
+    /// The server did something wrong.
+    Fault(Fault),
+}
+
+const _: () = assert!(size_of::<Link>() <= 104, "every connection pays for this");
+
+impl Link {
+    /// A connection that has just been asked for.
+    pub fn new(socket: TcpStream) -> Self {
+        let client = Client::default();
+        Self { socket, client, sender: None, sequence: 0, connected: false, backlog: None }
+    }
+
+    /// The socket, to register it.
+    pub const fn socket(&mut self) -> &mut TcpStream {
+        &mut self.socket
+    }
+
+    /// Reads until nothing is left, and hands each event to `handle` together with this connection.
+    ///
+    /// A read that does not fill `buffer` has emptied the socket (epoll(7)), unless the peer has closed, which
+    /// `closing` says.
+    pub fn read(
+        &mut self,
+        buffer: &mut [u8],
+        closing: bool,
+        key: impl Fn() -> String,
+        mut handle: impl FnMut(&mut Self, Input<'_>),
+    ) -> End {
+        loop {
+            let read = match self.socket.read(buffer) {
+                Ok(0) => return End::Eof,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return End::Drained,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return End::Failed(error.kind()),
+            };
+            let mut at = 0;
+            while at < read {
+                match self.client.handle_input(&mut buffer[at..read], &key) {
+                    Ok((used, input)) => {
+                        at += used;
+                        if let Some(input) = input {
+                            handle(self, input);
+                        }
+                    }
+                    Err(fault) => return End::Fault(fault),
+                }
+            }
+            if read < buffer.len() && !closing {
+                return End::Drained;
+            }
+        }
+    }
+
+    /// Whether a message can be written at once.
+    pub const fn is_clear(&self) -> bool {
+        self.backlog.is_none()
+    }
+
+    /// Whether messages may be sent at all.
+    pub fn is_open(&self) -> bool {
+        self.client.state() == State::Open
+    }
+
+    /// Lets a message wait for room, by the time it was to be sent; false where too many do.
+    pub fn wait(&mut self, intended_ns: u64) -> bool {
+        let backlog = self.backlog.get_or_insert_default();
+        let room = backlog.waiting.len() < WAITING_MAX;
+        if room {
+            backlog.waiting.push_back(intended_ns);
+        }
+        room
+    }
+
+    /// The next message that waits, if everything before it is written.
+    pub fn next_waiting(&mut self) -> Option<u64> {
+        let backlog = self.backlog.as_mut().filter(|backlog| backlog.bytes.is_empty())?;
+        let next = backlog.waiting.pop_front();
+        if backlog.waiting.is_empty() {
+            self.backlog = None;
+        }
+        next
+    }
+
+    /// Messages that wait.
+    pub fn waiting(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.waiting.len())
+    }
+
+    /// Writes bytes, and keeps what the kernel does not take. Bytes never overtake bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(backlog) = self.backlog.as_mut().filter(|backlog| !backlog.bytes.is_empty()) {
+            backlog.bytes.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let written = write_some(&mut self.socket, bytes)?;
+        if written < bytes.len() {
+            self.backlog.get_or_insert_default().bytes.extend_from_slice(&bytes[written..]);
+        }
+        Ok(())
+    }
+
+    /// Writes what was kept; true when nothing is left of it.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        let Some(backlog) = &mut self.backlog else { return Ok(true) };
+        backlog.written += write_some(&mut self.socket, &backlog.bytes[backlog.written..])?;
+        if backlog.written < backlog.bytes.len() {
+            return Ok(false);
+        }
+        backlog.bytes = Vec::new();
+        backlog.written = 0;
+        if backlog.waiting.is_empty() {
+            self.backlog = None;
+        }
+        Ok(true)
+    }
+
+    /// Why the connection could not be made, if it could not.
+    pub fn connect_error(&self) -> Option<io::Error> {
+        self.socket.take_error().ok().flatten().or_else(|| self.socket.peer_addr().err())
+    }
+}
+
+/// Writes until done or until the kernel takes no more.
+fn write_some(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match socket.write(&bytes[written..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}

@@ -1,0 +1,8 @@
+//! The shell: threads with their sockets and timers. The only place with mio.
+
+pub mod control;
+pub mod dial;
+pub mod link;
+pub mod timer;
+pub mod traffic;
+pub mod worker;

@@ -1,0 +1,175 @@
+//! A thread's connections: opening them, and what happens on their events.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use mio::event::Event;
+use mio::{Interest, Token};
+use wsd::proto::CloseCode;
+
+use super::{Phase, Worker};
+use crate::client::{self, Fault, Input};
+use crate::clock::monotonic_ns;
+use crate::net::control::{Dialed, Report};
+use crate::net::dial::{self, Dialer};
+use crate::net::link::{End, Link};
+use crate::net::traffic::Traffic;
+
+/// What the handling of one connection's events needs besides the connection.
+#[derive(Debug)]
+pub(super) struct Hands {
+    pub(super) dialer: Dialer,
+    pub(super) traffic: Option<Traffic>,
+    /// Messages that came before the load began: greetings.
+    pub(super) early: u64,
+    pub(super) closed: BTreeMap<u16, u64>,
+    pub(super) rng: fastrand::Rng,
+    pub(super) out: Vec<u8>,
+}
+
+impl Worker {
+    pub(super) fn dial(&mut self) {
+        let now_ns = monotonic_ns();
+        while let Some(conn) = self.hands.dialer.overdue(now_ns) {
+            self.drop_link(conn, "timed out");
+        }
+        while let Some(conn) = self.hands.dialer.next(now_ns) {
+            if let Err(error) = self.connect(conn) {
+                self.drop_link(conn, &describe(&error));
+            }
+        }
+        if self.hands.dialer.is_finished() {
+            self.phase = Phase::Ready;
+            let dialer = &mut self.hands.dialer;
+            let (failed, upgrade) = (dialer.failed.clone(), std::mem::take(&mut dialer.upgrade));
+            let dialed = Dialed { thread: self.assignment.thread, open: dialer.open(), failed, upgrade };
+            self.report(Report::Dialed(dialed));
+        }
+    }
+
+    fn connect(&mut self, conn: u32) -> io::Result<()> {
+        let sources = &self.assignment.sources;
+        let source = sources[self.number(conn) as usize % sources.len()];
+        let mut link = Link::new(dial::connect(self.assignment.server, source)?);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(link.socket(), Token(conn as usize), interest)?;
+        self.links[conn as usize] = Some(link);
+        Ok(())
+    }
+
+    /// The connection's number in the whole run.
+    fn number(&self, conn: u32) -> u32 {
+        conn * self.assignment.threads + self.assignment.thread
+    }
+
+    /// `connect` has come to an end: ask for the upgrade.
+    fn request(&mut self, conn: u32) -> Result<(), String> {
+        let key = client::key(self.assignment.seed, self.number(conn));
+        let Some(link) = &mut self.links[conn as usize] else { return Ok(()) };
+        if let Some(error) = link.connect_error() {
+            return Err(describe(&error));
+        }
+        link.connected = true;
+        let out = &mut self.hands.out;
+        out.clear();
+        client::encode_request(&self.assignment.host, &self.assignment.path, &key, out);
+        link.write(out).map_err(|error| describe(&error))
+    }
+
+    // Events of one connection.
+
+    pub(super) fn ready(&mut self, conn: u32, event: &Event) {
+        let Some(link) = &mut self.links[conn as usize] else { return };
+        if !link.connected {
+            if !event.is_writable() && !event.is_error() {
+                return;
+            }
+            if let Err(reason) = self.request(conn) {
+                self.drop_link(conn, &reason);
+                return;
+            }
+        } else if event.is_writable()
+            && !link.is_clear()
+            && link.flush().is_ok_and(|done| done)
+            && let Some(traffic) = &mut self.hands.traffic
+        {
+            traffic.send_waiting(link);
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.read(conn, event.is_read_closed() || event.is_error());
+        }
+    }
+
+    fn read(&mut self, conn: u32, closing: bool) {
+        let (seed, number) = (self.assignment.seed, self.number(conn));
+        let Some(link) = &mut self.links[conn as usize] else { return };
+        let hands = &mut self.hands;
+        let count_closes = !matches!(self.phase, Phase::Closing { .. });
+        let key = || client::key(seed, number);
+        let end = link.read(&mut self.buffer, closing, key, |link, input| {
+            hands.handle(conn, link, input, count_closes);
+        });
+        match end {
+            End::Drained => {}
+            End::Eof => self.drop_link(conn, "closed before the answer"),
+            End::Failed(kind) => self.drop_link(conn, dial::reason(kind)),
+            End::Fault(Fault::Handshake(error)) => self.drop_link(conn, &error.to_string()),
+            End::Fault(Fault::Protocol(error)) => self.drop_link(conn, &error.to_string()),
+        }
+    }
+
+    /// A connection has ended; while it was being made, `reason` says why.
+    fn drop_link(&mut self, conn: u32, reason: &str) {
+        let hands = &mut self.hands;
+        let link = self.links[conn as usize].take();
+        if hands.dialer.is_under_way(conn) {
+            if hands.dialer.failed.is_empty() {
+                // Not through `report`: `hands` is borrowed.
+                let _ = self.reports.send(Report::FirstFailure(reason.to_owned()));
+            }
+            hands.dialer.fail(conn, reason);
+        }
+        if let Some(link) = link {
+            if link.is_open() && !matches!(self.phase, Phase::Closing { .. }) {
+                *hands.closed.entry(CloseCode::ABNORMAL.get()).or_default() += 1;
+            }
+            if let Some(traffic) = &mut hands.traffic {
+                traffic.abandon(&link);
+            }
+        }
+    }
+}
+
+impl Hands {
+    fn handle(&mut self, conn: u32, link: &mut Link, input: Input<'_>, count_closes: bool) {
+        match input {
+            Input::Upgraded => self.dialer.opened(conn, monotonic_ns()),
+            Input::Message(bytes) => match &mut self.traffic {
+                Some(traffic) => traffic.received(conn, link, &bytes),
+                None => self.early += 1,
+            },
+            Input::Ping(payload) => {
+                self.out.clear();
+                client::encode_pong(&payload, self.rng.u32(..).to_be_bytes(), &mut self.out);
+                // Where this fails the connection has ended, and reading on will tell.
+                let _ = link.write(&self.out);
+            }
+            Input::Close(code) => {
+                if count_closes {
+                    *self.closed.entry(code).or_default() += 1;
+                }
+                self.out.clear();
+                link.client.close(code, self.rng.u32(..).to_be_bytes(), &mut self.out);
+                let _ = link.write(&self.out);
+            }
+        }
+    }
+}
+
+/// A system error as a reason to count by.
+fn describe(error: &io::Error) -> String {
+    match dial::reason(error.kind()) {
+        "system error" => error.to_string(),
+        reason => reason.to_owned(),
+    }
+}

@@ -1,0 +1,239 @@
+//! What a message carries, so that latency, loss, duplicates, reordering and corruption can be read off the
+//! message itself, without state shared by sender and receiver.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 3 | magic |
+//! | 8 | run: one number per run, so that strangers in the same room are told apart |
+//! | 4 | sender |
+//! | 4 | sequence, from 0 for each sender |
+//! | 8 | when the message was to be sent (CLOCK_MONOTONIC, nanoseconds) |
+//! | 8 | when it was written |
+//! | 4 | CRC-32 of all other bytes of the message |
+//!
+//! All numbers are big-endian. A text message carries the same bytes as base64: 39 are a multiple of three, so
+//! there is no padding and no bit without meaning. A filler brings the message to its size.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// The smallest binary message.
+pub const BINARY_BYTES_MIN: usize = 39;
+/// The smallest text message.
+pub const TEXT_BYTES_MIN: usize = BINARY_BYTES_MIN / 3 * 4;
+
+const MAGIC: [u8; 3] = *b"\x89LG";
+const RUN: std::ops::Range<usize> = 3..11;
+/// The characters of the text form that hold nothing but the run: bytes 3 to 10 without the last half group.
+const RUN_TEXT: std::ops::Range<usize> = 4..14;
+/// Everything of the header but its checksum.
+const CHECKED_BYTES: usize = BINARY_BYTES_MIN - 4;
+
+/// How the payload travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Binary messages.
+    Binary,
+    /// Text messages of ASCII characters.
+    Text,
+}
+
+impl Format {
+    /// The smallest message of this format, in bytes.
+    pub const fn bytes_min(self) -> usize {
+        match self {
+            Self::Binary => BINARY_BYTES_MIN,
+            Self::Text => TEXT_BYTES_MIN,
+        }
+    }
+}
+
+/// The fields of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Who sent it.
+    pub sender: u32,
+    /// Which of the sender's messages it is, from 0.
+    pub sequence: u32,
+    /// When it was to be sent, in nanoseconds.
+    pub intended_ns: u64,
+    /// When it was written, in nanoseconds.
+    pub sent_ns: u64,
+}
+
+/// What a received message turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// Of this run, and intact.
+    Ours(Stamp),
+    /// Of this run by its magic or its run number, but damaged.
+    Corrupt,
+    /// Somebody else's: a greeting, chatter, another run.
+    Foreign,
+}
+
+/// Writes and reads the messages of one run.
+#[derive(Clone, Debug)]
+pub struct Codec {
+    run: [u8; 8],
+    run_text: [u8; 10],
+    magic_text: [u8; 4],
+    format: Format,
+    /// A whole message; its header is overwritten for each one sent.
+    message: Vec<u8>,
+}
+
+impl Codec {
+    /// Messages of `size` bytes for the run `run`.
+    ///
+    /// # Panics
+    /// Where `size` is below [`Format::bytes_min`]: the command line has refused that.
+    pub fn new(run: u64, format: Format, size: usize) -> Self {
+        assert!(size >= format.bytes_min(), "the command line checks the size");
+        let run = run.to_be_bytes();
+        let mut head = [0; 12];
+        head[..3].copy_from_slice(&MAGIC);
+        head[RUN].copy_from_slice(&run);
+        let mut text = [0; 16];
+        STANDARD.encode_slice(head, &mut text).expect("12 bytes are 16 characters");
+        let mut run_text = [0; 10];
+        run_text.copy_from_slice(&text[RUN_TEXT]);
+        let mut magic_text = [0; 4];
+        magic_text.copy_from_slice(&text[..4]);
+        let message = (b'a'..=b'z').cycle().take(size).collect();
+        Self { run, run_text, magic_text, format, message }
+    }
+
+    /// How the messages travel.
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The message for `stamp`, valid until the next call.
+    pub fn encode(&mut self, stamp: &Stamp) -> &[u8] {
+        let mut head = [0; BINARY_BYTES_MIN];
+        head[..3].copy_from_slice(&MAGIC);
+        head[RUN].copy_from_slice(&self.run);
+        head[11..15].copy_from_slice(&stamp.sender.to_be_bytes());
+        head[15..19].copy_from_slice(&stamp.sequence.to_be_bytes());
+        head[19..27].copy_from_slice(&stamp.intended_ns.to_be_bytes());
+        head[27..35].copy_from_slice(&stamp.sent_ns.to_be_bytes());
+        let filler = &self.message[self.format.bytes_min()..];
+        let checksum = checksum(&head[..CHECKED_BYTES], filler);
+        head[CHECKED_BYTES..].copy_from_slice(&checksum.to_be_bytes());
+        match self.format {
+            Format::Binary => self.message[..BINARY_BYTES_MIN].copy_from_slice(&head),
+            Format::Text => {
+                let out = &mut self.message[..TEXT_BYTES_MIN];
+                STANDARD.encode_slice(head, out).expect("39 bytes are 52 characters");
+            }
+        }
+        &self.message
+    }
+
+    /// Reads a message, whichever opcode it came with: many servers send text back as binary.
+    ///
+    /// One damaged byte cannot hit both the magic and the run, so a message with one is never taken for a
+    /// stranger's.
+    pub fn parse(&self, bytes: &[u8]) -> Parsed {
+        let part = |range: std::ops::Range<usize>| bytes.get(range).unwrap_or_default();
+        let (magic, run) = (part(0..3) == MAGIC, part(RUN) == self.run);
+        if magic || run {
+            let Some((head, filler)) = bytes.split_first_chunk() else { return Parsed::Corrupt };
+            return self.parse_head(head, filler);
+        }
+        let (magic, run) = (part(0..4) == self.magic_text, part(RUN_TEXT) == self.run_text);
+        if magic || run {
+            let Some((text, filler)) = bytes.split_at_checked(TEXT_BYTES_MIN) else { return Parsed::Corrupt };
+            let mut head = [0; BINARY_BYTES_MIN];
+            return match STANDARD.decode_slice(text, &mut head) {
+                Ok(BINARY_BYTES_MIN) => self.parse_head(&head, filler),
+                _ => Parsed::Corrupt,
+            };
+        }
+        Parsed::Foreign
+    }
+
+    fn parse_head(&self, head: &[u8; BINARY_BYTES_MIN], filler: &[u8]) -> Parsed {
+        let u32_at = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().expect("4 bytes"));
+        let u64_at = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("8 bytes"));
+        if u32_at(CHECKED_BYTES) != checksum(&head[..CHECKED_BYTES], filler) {
+            return Parsed::Corrupt;
+        }
+        if head[RUN] != self.run {
+            return Parsed::Foreign;
+        }
+        Parsed::Ours(Stamp {
+            sender: u32_at(11),
+            sequence: u32_at(15),
+            intended_ns: u64_at(19),
+            sent_ns: u64_at(27),
+        })
+    }
+}
+
+fn checksum(head: &[u8], filler: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(head);
+    hasher.update(filler);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN_ID: u64 = 0x0123_4567_89ab_cdef;
+    const STAMP: Stamp =
+        Stamp { sender: 7, sequence: 300, intended_ns: 1_000_000_007, sent_ns: 1_000_000_042 };
+
+    #[test]
+    fn the_layout_in_literal_bytes() {
+        let mut codec = Codec::new(RUN_ID, Format::Binary, 41);
+        let message = codec.encode(&STAMP);
+        let mut expected = b"\x89LG\x01\x23\x45\x67\x89\xab\xcd\xef".to_vec();
+        expected.extend(b"\0\0\0\x07\0\0\x01\x2c\0\0\0\0\x3b\x9a\xca\x07\0\0\0\0\x3b\x9a\xca\x2a");
+        assert_eq!(message[..35], expected);
+        assert_eq!(message[39..], *b"no", "the filler goes on where the header ends");
+        assert_eq!(message[35..39], checksum(&message[..35], b"no").to_be_bytes());
+    }
+
+    #[test]
+    fn both_formats_come_back_at_every_size() {
+        for format in [Format::Binary, Format::Text] {
+            for size in [format.bytes_min(), format.bytes_min() + 1, 128, 70_000] {
+                let mut codec = Codec::new(RUN_ID, format, size);
+                let message = codec.encode(&STAMP).to_vec();
+                assert_eq!(message.len(), size);
+                assert_eq!(format == Format::Text, message.is_ascii());
+                assert_eq!(codec.parse(&message), Parsed::Ours(STAMP));
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_corruption() {
+        for format in [Format::Binary, Format::Text] {
+            let mut codec = Codec::new(RUN_ID, format, 60);
+            let message = codec.encode(&STAMP).to_vec();
+            for bit in 0..60 * 8 {
+                let mut damaged = message.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(codec.parse(&damaged), Parsed::Corrupt, "{format:?}, bit {bit}");
+            }
+            for len in 4..60 {
+                assert_eq!(codec.parse(&message[..len]), Parsed::Corrupt, "{format:?}, {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn strangers_are_foreign() {
+        let codec = Codec::new(RUN_ID, Format::Binary, 128);
+        for message in [&b""[..], b"hi", br#"{"type":"welcome","clients":3}"#, &[b'x'; 128]] {
+            assert_eq!(codec.parse(message), Parsed::Foreign);
+        }
+        let mut other = Codec::new(RUN_ID + 1, Format::Text, 128);
+        assert_eq!(codec.parse(other.encode(&STAMP)), Parsed::Foreign, "an intact message of another run");
+    }
+}

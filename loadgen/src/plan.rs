@@ -1,0 +1,230 @@
+//! How many threads, which source addresses, and whether this machine can do it at all: said before a socket is
+//! opened.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::report::format::count;
+
+/// Connections per source address and destination: after about so many the kernel has handed out every port of
+/// the parity it prefers, and a `connect` costs twenty times as much.
+pub const CONNS_PER_SOURCE_MAX: u32 = 14_000;
+
+/// Source addresses to take from 127.0.0.0/8: 127.0.0.1 to 127.0.0.254.
+const LOOPBACK_SOURCES_MAX: u32 = 254;
+
+/// Descriptors of a table that are no connections: standard streams, polls, timers, outputs.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// What matters of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// RLIMIT_NOFILE, which counts per descriptor table.
+    pub descriptors: u64,
+    /// Whether each thread can have a descriptor table of its own.
+    pub private_tables: bool,
+    /// Cores that this process may use.
+    pub cores: u32,
+    /// Ports that the kernel gives to outgoing connections, per source address.
+    pub ports: u32,
+}
+
+/// What the user wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Connections.
+    pub conns: u32,
+    /// Threads, where the user has said how many.
+    pub threads: Option<u32>,
+    /// The server.
+    pub server: SocketAddr,
+}
+
+/// How it will be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Connections.
+    pub conns: u32,
+    /// Threads, each with its own share of the connections.
+    pub threads: u32,
+    /// The addresses to connect from, by turns; `None` leaves the choice to the kernel.
+    pub sources: Vec<Option<IpAddr>>,
+    /// Descriptor tables that hold the connections.
+    pub tables: u32,
+    /// Descriptors that each table may hold.
+    pub descriptors: u64,
+    /// What will work, but not well.
+    pub warning: Option<String>,
+}
+
+impl Plan {
+    /// Makes a plan.
+    ///
+    /// # Errors
+    /// One line that says which limit is in the way and what to do.
+    pub fn new(wish: &Wish, machine: &Machine) -> Result<Self, String> {
+        let threads = threads(wish, machine)?;
+        let (sources, warning) = sources(wish, machine)?;
+        let tables = if machine.private_tables { threads } else { 1 };
+        Ok(Self { conns: wish.conns, threads, sources, tables, descriptors: machine.descriptors, warning })
+    }
+
+    /// How many connections thread `thread` opens: it has connection `thread`, `thread + threads`, and so on.
+    pub const fn share(&self, thread: u32) -> u32 {
+        (self.conns + self.threads - 1 - thread) / self.threads
+    }
+}
+
+/// Connections that one table can hold when `threads` polls and timers are in it as well.
+fn table_room(machine: &Machine, threads: u32) -> u64 {
+    machine.descriptors.saturating_sub(DESCRIPTORS_RESERVED + 4 * u64::from(threads))
+}
+
+fn threads(wish: &Wish, machine: &Machine) -> Result<u32, String> {
+    let conns = u64::from(wish.conns);
+    if !machine.private_tables {
+        let threads = wish.threads.unwrap_or(machine.cores).clamp(1, wish.conns);
+        let room = table_room(machine, threads);
+        if conns > room {
+            return Err(format!(
+                "--conns {}: RLIMIT_NOFILE is {} and this system refuses private descriptor tables (unshare), so \
+                 {} connections are the most: lower --conns, raise the limit, or allow unshare",
+                count(conns),
+                count(machine.descriptors),
+                count(room)
+            ));
+        }
+        return Ok(threads);
+    }
+    let fits = |threads: u32| u64::from(wish.conns.div_ceil(threads)) <= table_room(machine, threads);
+    // A thread's own four descriptors make this converge in a step or two.
+    let needed = (1..=wish.conns.min(1024)).find(|&threads| fits(threads)).ok_or_else(|| {
+        format!(
+            "--conns {}: RLIMIT_NOFILE is {}, too low for any number of threads: raise the limit",
+            count(conns),
+            count(machine.descriptors)
+        )
+    })?;
+    match wish.threads {
+        Some(threads) if fits(threads.min(wish.conns)) => Ok(threads.min(wish.conns)),
+        Some(threads) => Err(format!(
+            "--threads {threads}: {} connections on {threads} threads are more than RLIMIT_NOFILE, {}, allows in \
+             each: give --threads {needed} or more, or raise the limit",
+            count(conns),
+            count(machine.descriptors)
+        )),
+        None => Ok(needed.max(machine.cores.min(wish.conns))),
+    }
+}
+
+fn sources(wish: &Wish, machine: &Machine) -> Result<(Vec<Option<IpAddr>>, Option<String>), String> {
+    let per_source = CONNS_PER_SOURCE_MAX.min(machine.ports / 2).max(1);
+    let needed = wish.conns.div_ceil(per_source);
+    if wish.server.ip().is_loopback() && wish.server.is_ipv4() {
+        if needed > LOOPBACK_SOURCES_MAX {
+            return Err(format!(
+                "--conns {}: {LOOPBACK_SOURCES_MAX} source addresses of {} ports each are the most: lower --conns \
+                 or widen net.ipv4.ip_local_port_range",
+                count(u64::from(wish.conns)),
+                count(u64::from(per_source))
+            ));
+        }
+        let source = |number: u32| Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, number as u8)));
+        return Ok(((1..=needed).map(source).collect(), None));
+    }
+    if wish.conns > machine.ports {
+        return Err(format!(
+            "--conns {}: there is one source address towards {} and it has {} ports: lower --conns, widen \
+             net.ipv4.ip_local_port_range, or use a server on 127.0.0.1",
+            count(u64::from(wish.conns)),
+            wish.server.ip(),
+            count(u64::from(machine.ports))
+        ));
+    }
+    let warning = (needed > 1).then(|| {
+        format!(
+            "one source address towards {}: connecting slows down after {} connections",
+            wish.server.ip(),
+            count(u64::from(per_source))
+        )
+    });
+    Ok((vec![None], warning))
+}
+
+/// Ports that the kernel gives to outgoing connections.
+pub fn local_ports() -> u32 {
+    /// The kernel's default, for where it does not say.
+    const DEFAULT: u32 = 28_232;
+    let Ok(text) = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range") else { return DEFAULT };
+    let mut bounds = text.split_whitespace().map(str::parse::<u32>);
+    match (bounds.next(), bounds.next()) {
+        (Some(Ok(low)), Some(Ok(high))) if low <= high => high - low + 1,
+        _ => DEFAULT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINE: Machine = Machine { descriptors: 20_000, private_tables: true, cores: 2, ports: 28_232 };
+
+    fn wish(conns: u32, server: &str) -> Wish {
+        Wish { conns, threads: None, server: server.parse().expect("an address") }
+    }
+
+    fn loopback(conns: u32) -> Wish {
+        wish(conns, "127.0.0.1:8080")
+    }
+
+    #[test]
+    fn fifty_thousand_on_a_small_machine() {
+        let plan = Plan::new(&loopback(50_000), &MACHINE).expect("works");
+        assert_eq!((plan.threads, plan.tables, plan.sources.len(), plan.warning.is_none()), (3, 3, 4, true));
+        assert_eq!((0..3).map(|thread| plan.share(thread)).collect::<Vec<_>>(), [16_667, 16_667, 16_666]);
+        assert_eq!(plan.sources[3], Some("127.0.0.4".parse().expect("an address")));
+    }
+
+    #[test]
+    fn a_further_source_at_the_limit_and_one_more() {
+        let sources = |conns| Plan::new(&loopback(conns), &MACHINE).expect("works").sources.len();
+        assert_eq!((sources(1), sources(14_000), sources(14_001)), (1, 1, 2));
+        let narrow = Machine { ports: 2_000, ..MACHINE };
+        assert_eq!(Plan::new(&loopback(1_001), &narrow).expect("works").sources.len(), 2);
+    }
+
+    #[test]
+    fn threads_follow_from_descriptors_and_cores() {
+        let threads = |conns, machine: &Machine| Plan::new(&loopback(conns), machine).expect("works").threads;
+        let one_core = Machine { cores: 1, ..MACHINE };
+        // 20,000 less 64 and 4 for the thread.
+        assert_eq!((threads(19_932, &one_core), threads(19_933, &one_core)), (1, 2));
+        assert_eq!((threads(1, &MACHINE), threads(10, &MACHINE)), (1, 2));
+    }
+
+    #[test]
+    fn a_plan_that_cannot_work_names_limit_and_remedy() {
+        let shared = Machine { private_tables: false, ..MACHINE };
+        assert!(Plan::new(&loopback(19_928), &shared).is_ok_and(|plan| plan.tables == 1));
+        let error = Plan::new(&loopback(19_929), &shared).expect_err("one too many");
+        assert!(error.contains("RLIMIT_NOFILE") && error.contains("19,928"), "{error}");
+
+        let few = Wish { threads: Some(2), ..loopback(50_000) };
+        let error = Plan::new(&few, &MACHINE).expect_err("two tables are too few");
+        assert!(error.contains("--threads 3"), "{error}");
+        assert!(Plan::new(&Wish { threads: Some(8), ..few }, &MACHINE).is_ok_and(|plan| plan.threads == 8));
+
+        let starved = Machine { descriptors: 60, ..MACHINE };
+        assert!(Plan::new(&loopback(1), &starved).expect_err("no room").contains("raise the limit"));
+    }
+
+    #[test]
+    fn a_single_source_address_has_an_end() {
+        let plan = |conns| Plan::new(&wish(conns, "[::1]:8080"), &MACHINE);
+        assert_eq!(plan(14_000).expect("works").warning, None);
+        let slow = plan(14_001).expect("works");
+        assert_eq!(slow.sources, [None]);
+        assert!(slow.warning.is_some_and(|warning| warning.contains("14,000")));
+        assert!(plan(28_232).is_ok());
+        assert!(plan(28_233).expect_err("too many").contains("28,232 ports"));
+    }
+}

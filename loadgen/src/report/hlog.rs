@@ -1,0 +1,229 @@
+//! Histogram logs (`.hlog`): one line per second and quantity, for the readers of the HdrHistogram family.
+//!
+//! All of them take the V2 encoding deflated; some reject it plain. Values are nanoseconds, the column with the
+//! interval's maximum is in milliseconds, as Java's writer does it. What was due in the warm-up has tags of its
+//! own.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
+
+use super::json;
+use super::summary::Summary;
+use crate::cli::Mode;
+use crate::collect::{Interval, Spans};
+use crate::config::Config;
+use crate::record::{Latencies, Samples};
+
+/// The first line, without which Java's reader takes the file for an older version.
+const VERSION: &str = "#[Histogram log format version 1.3]";
+/// The tags of what was due in the warm-up.
+const WARMUP: &str = "warmup_";
+/// Before the verdict, in a comment at the end.
+const VERDICT: &str = "#loadgen verdict: ";
+/// Before the configuration, in a comment at the beginning.
+const CONFIG: &str = "#loadgen config: ";
+
+/// Writes a log while the run goes on.
+pub struct HlogWriter<W: Write = BufWriter<File>> {
+    out: W,
+    serializer: V2DeflateSerializer,
+    /// The tag of response times: in a broadcast, of each delivery.
+    response: &'static str,
+}
+
+impl HlogWriter {
+    /// Makes the file and writes its header.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn create(path: &Path, config: &Config) -> io::Result<Self> {
+        Self::new(BufWriter::new(File::create(path)?), config, SystemTime::now())
+    }
+}
+
+impl<W: Write> HlogWriter<W> {
+    /// Writes the header. Intervals count from `start`.
+    ///
+    /// # Errors
+    /// `out` cannot be written to.
+    pub fn new(mut out: W, config: &Config, start: SystemTime) -> io::Result<Self> {
+        let start = start.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        writeln!(out, "{VERSION}")?;
+        writeln!(out, "{CONFIG}{}", json::config(config))?;
+        writeln!(out, "#[StartTime: {start:.3} (seconds since epoch)]")?;
+        writeln!(out, "#[BaseTime: {start:.3} (seconds since epoch)]")?;
+        let response = if config.mode == Mode::Broadcast { "fanout_each" } else { "response" };
+        Ok(Self { out, serializer: V2DeflateSerializer::new(), response })
+    }
+
+    /// Writes one second.
+    ///
+    /// # Errors
+    /// The file cannot be written to.
+    pub fn interval(&mut self, interval: &Interval) -> io::Result<()> {
+        let Interval { number, slice, warmup_spans, measured_spans } = interval;
+        let parts = [(WARMUP, &slice.warmup, warmup_spans), ("", &slice.measured, measured_spans)];
+        for (prefix, samples, spans) in parts {
+            if let Some(samples) = samples {
+                let Samples { response, service, .. } = &**samples;
+                self.histogram(*number, prefix, self.response, response)?;
+                self.histogram(*number, prefix, "service", service)?;
+            }
+            if let Some(spans) = spans {
+                let Spans { first, last, spread } = &**spans;
+                self.histogram(*number, prefix, "fanout_first", first)?;
+                self.histogram(*number, prefix, "fanout_last", last)?;
+                self.histogram(*number, prefix, "fanout_spread", spread)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the verdict, so that nobody takes an invalid run for a baseline.
+    ///
+    /// # Errors
+    /// The file cannot be written to.
+    pub fn finish(mut self, summary: &Summary) -> io::Result<()> {
+        writeln!(self.out, "{VERDICT}{}", summary.verdict)?;
+        self.out.flush()
+    }
+
+    fn histogram(&mut self, number: u32, prefix: &str, tag: &str, latencies: &Latencies) -> io::Result<()> {
+        let Some(max_ns) = latencies.max_ns() else { return Ok(()) };
+        let mut bytes = Vec::new();
+        let serialized = self.serializer.serialize(latencies.histogram(), &mut bytes);
+        serialized.map_err(|error| io::Error::other(error.to_string()))?;
+        let max_ms = max_ns as f64 / 1e6;
+        writeln!(self.out, "Tag={prefix}{tag},{number}.000,1.000,{max_ms:.3},{}", STANDARD.encode(&bytes))
+    }
+}
+
+/// A log that was read back: its tags with the sums of their intervals, without the warm-up.
+#[derive(Debug, Default)]
+pub struct Hlog {
+    /// By tag; a histogram without a tag has an empty one.
+    pub tags: BTreeMap<String, Latencies>,
+    /// What the generator thought of the run, where loadgen wrote the log.
+    pub verdict: Option<String>,
+}
+
+impl Hlog {
+    /// Reads a log.
+    ///
+    /// # Errors
+    /// One line that says what is wrong with it.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let name = path.display();
+        let bytes = std::fs::read(path).map_err(|error| format!("{name}: {error}"))?;
+        Self::parse(&bytes).map_err(|problem| format!("{name}: {problem}: give a .hlog that --hlog wrote"))
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "not a text file".to_owned())?;
+        let verdict = text.lines().find_map(|line| line.strip_prefix(VERDICT)).map(str::to_owned);
+        let mut sums: BTreeMap<String, Histogram<u64>> = BTreeMap::new();
+        let mut deserializer = Deserializer::new();
+        for (number, entry) in IntervalLogIterator::new(bytes).enumerate() {
+            let entry = entry.map_err(|_| format!("entry {} is no interval histogram", number + 1))?;
+            let LogEntry::Interval(interval) = entry else { continue };
+            let tag = interval.tag().map(|tag| tag.as_str().to_owned()).unwrap_or_default();
+            if tag.starts_with(WARMUP) {
+                continue;
+            }
+            let broken = || format!("entry {}: the histogram is damaged", number + 1);
+            let bytes = STANDARD.decode(interval.encoded_histogram()).map_err(|_| broken())?;
+            let histogram: Histogram<u64> =
+                deserializer.deserialize(&mut &bytes[..]).map_err(|_| broken())?;
+            match sums.get_mut(&tag) {
+                Some(sum) => sum.add(&histogram).map_err(|_| broken())?,
+                None => {
+                    let mut histogram = histogram;
+                    histogram.auto(true);
+                    sums.insert(tag, histogram);
+                }
+            }
+        }
+        if sums.is_empty() {
+            return Err("it holds no measured histogram".to_owned());
+        }
+        let tags = sums.into_iter().map(|(tag, histogram)| (tag, Latencies::from(histogram))).collect();
+        Ok(Self { tags, verdict })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::payload::Stamp;
+    use crate::schedule::Timeline;
+
+    fn config(line: &str) -> Config {
+        let args = crate::cli::parse(line.split_whitespace().map(Into::into)).expect("sound").run;
+        Config::new(args, 1).expect("sound")
+    }
+
+    fn log() -> String {
+        let timeline = Timeline { start_ns: 0, measure_ns: 100, end_ns: 10_000, drain_ns: 20_000 };
+        let mut out = Vec::new();
+        let start = UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
+        let mut writer = HlogWriter::new(&mut out, &config("loadgen"), start).expect("memory takes it");
+        for number in 0..2 {
+            let mut interval = Interval { number, ..Interval::default() };
+            for intended_ns in [0, 100, 200] {
+                let stamp = Stamp { sender: 0, sequence: 0, intended_ns, sent_ns: intended_ns + 1_000 };
+                interval.slice.received(&timeline, &stamp, intended_ns + 5_000_000);
+            }
+            writer.interval(&interval).expect("memory takes it");
+        }
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn the_layout_that_other_readers_want() {
+        let log = log();
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines[0], "#[Histogram log format version 1.3]");
+        assert!(lines[1].starts_with("#loadgen config: {"));
+        assert_eq!(lines[2], "#[StartTime: 1700000000.250 (seconds since epoch)]");
+        assert!(lines[4].starts_with("Tag=warmup_response,0.000,1.000,5.000,HIST"), "{}", lines[4]);
+        assert!(lines[6].starts_with("Tag=response,0.000,1.000,5.000,HIST"));
+        assert!(lines[9].starts_with("Tag=warmup_service,1.000,1.000,4.999,HIST"), "{}", lines[9]);
+        assert_eq!(lines.len(), 12);
+    }
+
+    #[test]
+    fn read_back_without_the_warm_up() {
+        let log = log() + "#loadgen verdict: VALID\n";
+        let read = Hlog::parse(log.as_bytes()).expect("sound");
+        let counts: Vec<_> = read.tags.iter().map(|(tag, it)| (tag.as_str(), it.count())).collect();
+        assert_eq!(counts, [("response", 4), ("service", 4)]);
+        let max = read.tags["response"].max_ns().expect("four");
+        assert!(max.abs_diff(5_000_000) < 5_000, "{max}");
+        assert_eq!(read.verdict.as_deref(), Some("VALID"));
+    }
+
+    #[test]
+    fn what_is_no_log_is_said_in_a_line() {
+        for (text, part) in [
+            ("", "no measured histogram"),
+            ("#[Histogram log format version 1.3]\n", "no measured histogram"),
+            ("hello\nworld\n", "entry 1"),
+            ("Tag=a,0.0,1.0,1.0,AAAA\n", "damaged"),
+        ] {
+            let error = Hlog::parse(text.as_bytes()).expect_err(text);
+            assert!(error.contains(part) && !error.contains('\n'), "{error}");
+        }
+        assert!(Hlog::parse(b"\xff\xfe").expect_err("not text").contains("text file"));
+    }
+}

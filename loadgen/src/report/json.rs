@@ -1,0 +1,150 @@
+//! The report for programs. Keys stay as they are; a quantile that may not be printed is null.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::summary::Summary;
+use crate::config::{Config, Load};
+use crate::payload::Format;
+use crate::record::{Latencies, Quantile};
+
+/// Writes the report to a file.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(path: &Path, summary: &Summary) -> io::Result<()> {
+    let mut file = io::BufWriter::new(std::fs::File::create(path)?);
+    serde_json::to_writer_pretty(&mut file, &value(summary))?;
+    file.write_all(b"\n")?;
+    file.flush()
+}
+
+/// The report as a JSON value.
+pub fn value(it: &Summary) -> Value {
+    json!({
+        "config": config(&it.config),
+        "host": {
+            "cores": std::thread::available_parallelism().map_or(1, usize::from),
+            "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or(Value::Null, |it| it.trim().into()),
+            "descriptors": it.plan.descriptors,
+            "descriptor_tables": it.plan.tables,
+            "threads": it.plan.threads,
+            "source_addresses": it.plan.sources.len(),
+        },
+        "verdict": it.verdict.to_string(),
+        "reasons": it.reasons,
+        "connect": {
+            "target": it.connecting.target,
+            "ok": it.connecting.ok(),
+            "failed": it.connecting.failed.values().sum::<u64>(),
+            "failed_by_reason": it.connecting.failed,
+            "seconds": it.connecting.seconds,
+            "upgrade_us": quantiles(&it.connecting.upgrade),
+        },
+        "response_us": quantiles(&it.response),
+        "service_us": quantiles(&it.service),
+        "fanout": it.fanout.as_ref().map(|fanout| json!({
+            "each_us": quantiles(&it.response),
+            "first_us": quantiles(&fanout.spans.first),
+            "last_us": quantiles(&fanout.spans.last),
+            "spread_us": quantiles(&fanout.spans.spread),
+            "expected": it.integrity.expected,
+            "received": it.integrity.received,
+        })),
+        "integrity": {
+            "expected": it.integrity.expected,
+            "received": it.integrity.received,
+            "lost": it.integrity.lost,
+            "duplicate": it.integrity.duplicate,
+            "reordered": it.integrity.reordered,
+            "corrupt": it.integrity.corrupt,
+            "foreign": it.integrity.foreign,
+            "unsent": it.integrity.unsent,
+        },
+        "rate": {
+            "target_per_s": it.rates.target,
+            "sent_per_s": it.rates.sent,
+            "received_per_s": it.rates.received,
+            "seconds": it.seconds,
+        },
+        "closed_by_code": it.closed.iter().map(|(code, number)| (code.to_string(), Value::from(*number)))
+            .collect::<serde_json::Map<_, _>>(),
+        "server": it.server.as_ref().map(|server| json!({
+            "pid": server.pid,
+            "user_s": server.user_s,
+            "system_s": server.system_s,
+            "wall_s": server.wall_s,
+            "rss_bytes": server.rss_bytes,
+            "rss_bytes_per_conn": server.rss_bytes_per_conn,
+        })),
+        "generator": {
+            "cpu_hottest": it.generator.cpu_hottest,
+            "wait_hottest": it.generator.wait_hottest,
+            "send_late_p99_us": it.generator.late.as_ref().and_then(|late| late.quantile_ns(Quantile::P99)).map(us),
+            "send_late_max_us": it.generator.late.as_ref().and_then(Latencies::max_ns).map(us),
+        },
+    })
+}
+
+/// What decides whether two runs can be compared.
+pub fn config(it: &Config) -> Value {
+    let (rate, in_flight) = match it.load {
+        Load::None => (None, None),
+        Load::Open { rate } => (Some(rate), None),
+        Load::Closed { in_flight } => (None, Some(in_flight)),
+    };
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "url": it.url(),
+        "mode": it.mode.name(),
+        "conns": it.conns,
+        "rate": rate,
+        "closed_loop": in_flight,
+        "senders": it.senders,
+        "size": it.size,
+        "format": match it.format { Format::Binary => "binary", Format::Text => "text" },
+        "connect_rate": it.connect_rate,
+        "duration_s": it.duration.as_secs_f64(),
+        "warmup_s": it.warmup.as_secs_f64(),
+        "settle_s": it.settle.as_secs_f64(),
+        "drain_s": it.drain.as_secs_f64(),
+        "seed": it.seed,
+    })
+}
+
+fn quantiles(it: &Latencies) -> Value {
+    let quantile = |quantile| it.quantile_ns(quantile).map(us);
+    json!({
+        "n": it.count(),
+        "p50": quantile(Quantile::P50),
+        "p90": quantile(Quantile::P90),
+        "p99": quantile(Quantile::P99),
+        "p999": quantile(Quantile::P999),
+        "p9999": quantile(Quantile::P9999),
+        "max": it.max_ns().map(us),
+        "clamped": it.clamped(),
+    })
+}
+
+fn us(ns: u64) -> f64 {
+    ns as f64 / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_that_may_not_be_printed_are_null() {
+        let mut latencies = Latencies::default();
+        assert_eq!(quantiles(&latencies)["max"], Value::Null);
+        for _ in 0..150 {
+            latencies.record(1_500);
+        }
+        let value = quantiles(&latencies);
+        assert_eq!((&value["n"], &value["p90"], &value["p99"]), (&json!(150), &json!(1.5), &Value::Null));
+        assert_eq!(value["max"], json!(1.5));
+    }
+}

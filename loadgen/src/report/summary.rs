@@ -1,0 +1,117 @@
+//! The result of one run, before it is put into words.
+
+use std::collections::BTreeMap;
+
+use crate::collect::Spans;
+use crate::config::Config;
+use crate::plan::Plan;
+use crate::record::Latencies;
+use crate::server::Cost;
+use crate::verdict::Verdict;
+
+/// Everything that is reported of a run.
+#[derive(Debug)]
+pub struct Summary {
+    /// What was asked for.
+    pub config: Config,
+    /// How it was done.
+    pub plan: Plan,
+    /// How connecting went.
+    pub connecting: Connecting,
+    /// Intended to received; in a broadcast, each delivery.
+    pub response: Latencies,
+    /// Written to received.
+    pub service: Latencies,
+    /// Whole messages of a broadcast.
+    pub fanout: Option<Fanout>,
+    /// What arrived, and how.
+    pub integrity: Integrity,
+    /// Messages per second.
+    pub rates: Rates,
+    /// Connections that ended early, by close code.
+    pub closed: BTreeMap<u16, u64>,
+    /// What it cost the server.
+    pub server: Option<Cost>,
+    /// What it cost the generator.
+    pub generator: Generator,
+    /// How long was measured, in seconds.
+    pub seconds: f64,
+    /// How far all this can be believed.
+    pub verdict: Verdict,
+    /// Why no further.
+    pub reasons: Vec<String>,
+}
+
+/// How connecting went.
+#[derive(Debug, Default)]
+pub struct Connecting {
+    /// Connections wanted.
+    pub target: u32,
+    /// Open connections, per thread.
+    pub open: Vec<u32>,
+    /// Connections that failed, by reason.
+    pub failed: BTreeMap<String, u64>,
+    /// The first reason.
+    pub first_failure: Option<String>,
+    /// From the first `connect` to the last answer.
+    pub seconds: f64,
+    /// From `connect` to the verified answer, for each connection.
+    pub upgrade: Latencies,
+}
+
+impl Connecting {
+    /// Open connections.
+    pub fn ok(&self) -> u32 {
+        self.open.iter().sum()
+    }
+}
+
+/// The figures of whole broadcast messages; those of each delivery are the response times.
+#[derive(Debug)]
+pub struct Fanout {
+    /// First receiver, last receiver, and the time between.
+    pub spans: Spans,
+}
+
+/// What arrived, and how: over the whole run, warm-up included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Integrity {
+    /// Deliveries that the messages sent should have led to.
+    pub expected: u64,
+    /// Intact deliveries, each counted once.
+    pub received: u64,
+    /// Neither received nor corrupt.
+    pub lost: u64,
+    /// Received again.
+    pub duplicate: u64,
+    /// Received after a later message of the same sender.
+    pub reordered: u64,
+    /// Received with a wrong checksum.
+    pub corrupt: u64,
+    /// Messages of others, such as greetings.
+    pub foreign: u64,
+    /// Messages that could not be written.
+    pub unsent: u64,
+}
+
+/// Messages per second, measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Asked for; `None` in a closed loop.
+    pub target: Option<f64>,
+    /// Written.
+    pub sent: f64,
+    /// Received.
+    pub received: f64,
+}
+
+/// What the run cost the generator.
+#[derive(Debug)]
+pub struct Generator {
+    /// The busiest thread's share of a core.
+    pub cpu_hottest: f64,
+    /// The largest share of the time in which a thread was ready to run and had no core.
+    pub wait_hottest: f64,
+    /// Intended to written; `None` where messages have no times of their own.
+    pub late: Option<Latencies>,
+}

@@ -1,0 +1,118 @@
+//! One run, from the plan to the verdict and the files that were asked for.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+
+use crate::cli::Mode;
+use crate::config::Config;
+use crate::coordinate::Coordinator;
+use crate::crew::Crew;
+use crate::net::worker::Assignment;
+use crate::outcome::summarize;
+use crate::plan::{Machine, Plan, Wish, local_ports};
+use crate::progress::Progress;
+use crate::report::hlog::HlogWriter;
+use crate::report::{hgrm, json, table};
+use crate::server::probe;
+use crate::verdict::Verdict;
+
+/// Why there is no result.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The plan cannot work here, or a file cannot be made: exit code 2.
+    Usage(String),
+    /// The server cannot be reached, or the system gave out: exit code 1.
+    Broken(String),
+}
+
+/// Does one run and writes its report to `out`. `interrupted` becomes true when the user has had enough.
+///
+/// # Errors
+/// There is no result to report; otherwise the verdict.
+pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> Result<Verdict, Failure> {
+    let server = config.target.resolve().map_err(Failure::Broken)?;
+    let machine = machine()?;
+    let wish = Wish { conns: config.conns, threads: config.threads, server };
+    let plan = Plan::new(&wish, &machine).map_err(Failure::Usage)?;
+    let mut hlog = match &config.hlog {
+        Some(path) => {
+            Some(HlogWriter::create(path, config).map_err(|error| file_error("--hlog", path, &error))?)
+        }
+        None => None,
+    };
+    for (flag, path) in [("--json", &config.json), ("--hgrm", &config.hgrm)] {
+        if let Some(path) = path {
+            std::fs::File::create(path).map_err(|error| file_error(flag, path, &error))?;
+        }
+    }
+    print(out, |out| table::plan(out, &plan))?;
+
+    let before = config.server_pid.and_then(probe);
+    let crew = Crew::start(assignments(config, &plan, server))
+        .map_err(|error| Failure::Broken(format!("cannot start {} threads: {error}", plan.threads)))?;
+    let progress = Progress::new(config.progress);
+    let mut coordinator = Coordinator::new(config, interrupted, crew, progress);
+    let dialed = coordinator.dial()?;
+    print(out, |out| table::connecting(out, &dialed))?;
+    let measured = coordinator.load(&dialed, hlog.as_mut())?;
+
+    let summary = summarize(config, &plan, dialed, measured, before);
+    print(out, |out| table::results(out, &summary))?;
+    if let Some(path) = &config.json {
+        json::write(path, &summary).map_err(|error| write_error("--json", path, &error))?;
+    }
+    if let Some(path) = &config.hgrm {
+        hgrm::write(path, &summary.response).map_err(|error| write_error("--hgrm", path, &error))?;
+    }
+    if let (Some(hlog), Some(path)) = (hlog, &config.hlog) {
+        hlog.finish(&summary).map_err(|error| write_error("--hlog", path, &error))?;
+    }
+    coordinator.join();
+    Ok(summary.verdict)
+}
+
+fn print<W: Write>(out: &mut W, what: impl FnOnce(&mut W) -> std::io::Result<()>) -> Result<(), Failure> {
+    what(out).and_then(|()| out.flush()).map_err(|error| Failure::Broken(format!("standard output: {error}")))
+}
+
+fn file_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Failure {
+    Failure::Usage(format!("{flag} {}: {error}", path.display()))
+}
+
+/// The file could be made, but not be filled: no longer the user's mistake.
+fn write_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Failure {
+    Failure::Broken(format!("{flag} {}: {error}", path.display()))
+}
+
+fn machine() -> Result<Machine, Failure> {
+    let descriptors = wsd::net::fdtable::raise_nofile()
+        .map_err(|error| Failure::Broken(format!("cannot read RLIMIT_NOFILE: {error}")))?;
+    // Tried in a thread that then ends: this one keeps its table.
+    let private_tables = std::thread::spawn(|| wsd::net::fdtable::unshare().is_ok()).join().unwrap_or(false);
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    Ok(Machine { descriptors, private_tables, cores, ports: local_ports() })
+}
+
+fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignment> {
+    let mut rng = fastrand::Rng::with_seed(config.seed);
+    let run = rng.u64(..);
+    (0..plan.threads)
+        .map(|thread| Assignment {
+            thread,
+            threads: plan.threads,
+            conns: plan.share(thread),
+            server,
+            sources: plan.sources.clone(),
+            host: config.target.host.clone(),
+            path: config.path.clone(),
+            connect_rate: config.connect_rate.map(|rate| rate / f64::from(plan.threads)),
+            load: config.load,
+            broadcast: config.mode == Mode::Broadcast,
+            format: config.format,
+            size: config.size,
+            run,
+            seed: config.seed,
+        })
+        .collect()
+}

@@ -1,0 +1,78 @@
+//! Mistakes: one line on stderr that names the flag and the remedy, and an exit code that scripts can use.
+
+mod common;
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use common::{Fault, run, serve, texts};
+
+#[test]
+fn bad_flags_are_one_line() {
+    for (line, parts) in [
+        ("--conns none", ["--conns", "whole number"]),
+        ("--size 10", ["--size", "--size 39"]),
+        ("--mode idle --rate 5", ["--rate", "leave it out"]),
+        ("--rate 5 --closed-loop 5", ["--rate", "--closed-loop"]),
+        ("--durations 5s", ["--durations", "--duration"]),
+        ("wss://localhost", ["TLS", "ws://"]),
+        ("--conns 4000000", ["--conns", "lower --conns"]),
+        ("--json /nowhere/x.json", ["--json", "No such file"]),
+        ("compare /nowhere/a.hlog /nowhere/b.hlog", ["/nowhere/a.hlog", "No such file"]),
+        ("compare Cargo.toml Cargo.toml", ["Cargo.toml", "--hlog"]),
+    ] {
+        let (code, out, err) = run(line);
+        assert_eq!((code, out.as_str()), (2, ""), "{line}");
+        assert!(err.starts_with("loadgen: ") && err.lines().count() == 1, "{line}: {err}");
+        assert!(parts.iter().all(|part| err.contains(part)), "{line}: {err}");
+    }
+}
+
+#[test]
+fn help_fits_on_80_columns() {
+    let (code, out, _) = run("--help");
+    assert_eq!(code, 0);
+    let long: Vec<&str> = out.lines().filter(|line| line.chars().count() > 80).collect();
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+#[test]
+fn a_limit_of_descriptors_is_named_before_anything_starts() {
+    let shell = format!("ulimit -n 200 && exec {} --conns 300 --threads 1", env!("CARGO_BIN_EXE_loadgen"));
+    let output = Command::new("sh").args(["-c", &shell]).output().expect("a shell");
+    let (code, out, err) = texts(&output);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("RLIMIT_NOFILE, 200,") && err.contains("--threads 3"), "{err}");
+}
+
+#[test]
+fn nobody_listens() {
+    // A port that was free a moment ago.
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
+    let (code, _, err) = run(&format!("ws://{address} --conns 3"));
+    assert_eq!(code, 1);
+    let expected = format!(
+        "loadgen: cannot connect to ws://{address}/echo: connection refused: start the server, or give its URL\n"
+    );
+    assert_eq!(err, expected);
+}
+
+#[test]
+fn logs_can_be_compared() {
+    let (server, dir) = (serve(Fault::None), tempfile::tempdir().expect("a directory"));
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    for name in ["a", "b"] {
+        let line = "--conns 2 --rate 200 --duration 1s --warmup 500ms --settle 0s --hlog";
+        let (_, out, err) = run(&format!("{} {line} {} --hgrm {}", server.url, path(name), path("hgrm")));
+        assert_eq!(err, "", "{out}");
+        assert!(
+            std::fs::read_to_string(path("hgrm"))
+                .expect("written")
+                .contains("Total count    =          200]")
+        );
+    }
+    let (code, out, err) = run(&format!("compare {} {}", path("a"), path("b")));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("response      n                200         200\n"), "the warm-up stays out\n{out}");
+    assert!(out.lines().any(|line| line.contains("p90") && line.ends_with('x')), "{out}");
+}

@@ -1,0 +1,56 @@
+//! Against the server that this generator was written for.
+
+mod common;
+
+use common::measure;
+use serde_json::json;
+use wsd::apps::{Broadcast, Echo};
+use wsd::{Handle, Server};
+
+fn start() -> (Handle, String) {
+    let builder = Server::builder().listen("127.0.0.1:0").threads(2);
+    let builder = builder.route("/chat", Broadcast::by_path).route("/rooms/{room}", Broadcast::by_path);
+    let handle = builder.route("/echo", Echo::default).start().expect("a free port");
+    let url = format!("ws://{}", handle.addresses()[0]);
+    (handle, url)
+}
+
+/// An odd number, so that the threads have different shares.
+#[test]
+fn echo() {
+    let (server, url) = start();
+    let (out, value) = measure(&url, "--conns 7 --threads 4 --rate 700 --duration 500ms");
+    assert_eq!(value["response_us"]["n"], 350, "{out}");
+    let (out, value) = measure(&url, "--conns 300 --rate 3000 --duration 1s");
+    assert_eq!(value["response_us"]["n"], 3_000, "{out}");
+    assert_eq!((&value["integrity"]["lost"], &value["closed_by_code"]), (&json!(0), &json!({})), "{out}");
+    server.shutdown().expect("stopped");
+}
+
+#[test]
+fn broadcast_reaches_everyone_in_a_room_and_across_threads() {
+    let (server, url) = start();
+    for path in ["", "/rooms/a"] {
+        let line = "--mode broadcast --conns 300 --senders 3 --rate 30 --duration 1s --text";
+        let (out, value) = measure(&format!("{url}{path}"), line);
+        assert_eq!(value["fanout"]["received"], 9_000, "{out}");
+        assert_eq!(
+            (&value["fanout"]["last_us"]["n"], &value["integrity"]["reordered"]),
+            (&json!(30), &json!(0))
+        );
+        let us = |name: &str| value["fanout"][name]["max"].as_f64().expect("a time");
+        assert!(us("first_us") <= us("last_us") && us("spread_us") <= us("last_us"), "{out}");
+    }
+    server.shutdown().expect("stopped");
+}
+
+#[test]
+fn idle_connections_stay() {
+    let (server, url) = start();
+    let pid = std::process::id();
+    let (out, value) = measure(&url, &format!("--mode idle --conns 200 --duration 500ms --server-pid {pid}"));
+    assert_eq!(value["connect"]["ok"], 200, "{out}");
+    assert_eq!((&value["server"]["pid"], &value["response_us"]["n"]), (&json!(pid), &json!(0)), "{out}");
+    assert!(out.contains("server  cpu ") && !out.contains("reach"), "{out}");
+    server.shutdown().expect("stopped");
+}
