@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example relay -- localhost:8080`
 
+#![expect(clippy::print_stdout, reason = "a program that shows what it does")]
+
 use wsd::{App, Close, Context, Message, RunError, Server};
 
 struct Relay;

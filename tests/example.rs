@@ -20,7 +20,8 @@ fn relay_passes_messages_to_the_others() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("run all of `cargo test`: it builds the examples too");
-    let mut lines = BufReader::new(server.stdout.take().expect("piped")).lines().map(|line| line.expect("text"));
+    let mut lines =
+        BufReader::new(server.stdout.take().expect("piped")).lines().map(|line| line.expect("text"));
     let ready = lines.next().expect("the ready line");
     let address = ready.split(['[', ']']).nth(1).expect("the address in brackets");
 

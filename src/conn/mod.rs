@@ -1,5 +1,5 @@
 //! One connection as a state machine without I/O: bytes, timeouts and orders go in; messages, closes and bytes
-//! to send come out. Time is an argument, the socket is anything that implements [`Write`].
+//! to send come out. Time is an argument, the socket is anything that implements [`Write`](std::io::Write).
 //!
 //! What is **not** here: the socket, who is in which topic, and what an app does with a message.
 //!

@@ -109,10 +109,10 @@ impl Client {
     ) -> Result<(usize, Option<Input<'a>>), Fault> {
         let held = self.head.as_ref().map_or(0, |head| head.len());
         let outcome = match &mut self.head {
-            None => parse_response(bytes, key, &[]),
+            None => parse_response(bytes, key, &[], None),
             Some(head) => {
                 head.extend_from_slice(bytes);
-                parse_response(head, key, &[])
+                parse_response(head, key, &[], None)
             }
         };
         match outcome.map_err(Fault::Handshake)? {
@@ -149,7 +149,8 @@ impl Client {
 
 /// Appends the opening request.
 pub fn encode_request(host: &str, path: &str, key: &str, out: &mut Vec<u8>) {
-    ClientRequest { host, target: path, key, origin: None, subprotocols: &[], headers: &[] }.encode(out);
+    ClientRequest { host, target: path, key, origin: None, subprotocols: &[], deflate: None, headers: &[] }
+        .encode(out);
 }
 
 /// Appends the answer to a ping.
@@ -177,7 +178,7 @@ mod tests {
     /// What a server sends: its answer, then frames.
     fn stream() -> Vec<u8> {
         let mut out = Vec::new();
-        encode_accept(&mut out, KEY, None);
+        encode_accept(&mut out, KEY, None, None);
         frame::encode(&mut out, OpCode::Text, b"hello", None);
         frame::encode(&mut out, OpCode::Pong, b"unasked", None);
         frame::encode(&mut out, OpCode::Ping, b"?", None);

@@ -135,8 +135,8 @@ fn handshake(stream: &mut TcpStream, fault: Fault) -> std::io::Result<bool> {
         Fault::Status(status) => {
             out = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n").into_bytes()
         }
-        Fault::WrongAccept => encode_accept(&mut out, "dGhlIHNhbXBsZSBub25jZQ==", None),
-        _ => encode_accept(&mut out, key, None),
+        Fault::WrongAccept => encode_accept(&mut out, "dGhlIHNhbXBsZSBub25jZQ==", None, None),
+        _ => encode_accept(&mut out, key, None, None),
     }
     stream.write_all(&out)?;
     Ok(!matches!(fault, Fault::Status(_) | Fault::WrongAccept))

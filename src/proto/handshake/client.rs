@@ -6,7 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{accept_key, list_elements};
+use crate::config::Deflate;
 use crate::proto::Status;
+use crate::proto::deflate::{self, Agreed};
 
 /// The most headers that a server's answer may have.
 const RESPONSE_HEADERS_MAX: usize = 64;
@@ -27,6 +29,8 @@ pub struct ClientRequest<'a> {
     pub origin: Option<&'a str>,
     /// Offered subprotocols, the best one first.
     pub subprotocols: &'a [&'a str],
+    /// Offers permessage-deflate on these terms.
+    pub deflate: Option<&'a Deflate>,
     /// Further headers.
     pub headers: &'a [(&'a str, &'a str)],
 }
@@ -35,6 +39,14 @@ impl ClientRequest<'_> {
     /// `Sec-WebSocket-Key` for a nonce, which must be random for each connection.
     pub fn key(nonce: [u8; 16]) -> String {
         STANDARD.encode(nonce)
+    }
+
+    /// Checks the server's answer to this request.
+    ///
+    /// # Errors
+    /// The server refused, or its answer does not prove that it speaks the protocol.
+    pub fn parse_response(&self, bytes: &[u8]) -> Result<Status<Upgraded>, ResponseError> {
+        parse_response(bytes, self.key, self.subprotocols, self.deflate)
     }
 
     /// Appends the request to `out`.
@@ -57,6 +69,9 @@ impl ClientRequest<'_> {
         if !self.subprotocols.is_empty() {
             line(&["Sec-WebSocket-Protocol: ", &self.subprotocols.join(", ")]);
         }
+        if let Some(config) = self.deflate {
+            line(&["Sec-WebSocket-Extensions: ", &deflate::offer(config)]);
+        }
         for (name, value) in self.headers {
             line(&[name, ": ", value]);
         }
@@ -71,6 +86,8 @@ pub struct Upgraded {
     pub head_len: usize,
     /// The subprotocol that the server chose.
     pub subprotocol: Option<String>,
+    /// What was agreed on about compression.
+    pub deflate: Option<Agreed>,
 }
 
 /// Why an answer is none that a client may go on with (section 4.1, the numbered list at its end).
@@ -103,7 +120,7 @@ impl fmt::Display for ResponseError {
 
 impl std::error::Error for ResponseError {}
 
-/// Checks the server's answer to a request made with `key` and `subprotocols`.
+/// Checks the server's answer to a request made with this key and these offers.
 ///
 /// # Errors
 /// The server refused, or its answer does not prove that it speaks the protocol.
@@ -111,6 +128,7 @@ pub fn parse_response(
     bytes: &[u8],
     key: &str,
     subprotocols: &[&str],
+    deflate: Option<&Deflate>,
 ) -> Result<Status<Upgraded>, ResponseError> {
     let mut slots = [httparse::EMPTY_HEADER; RESPONSE_HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut slots);
@@ -137,11 +155,16 @@ pub fn parse_response(
         return Err(ResponseError::AcceptKey);
     }
     let subprotocol = values("sec-websocket-protocol").next().map(str::trim);
-    let unasked = subprotocol.is_some_and(|chosen| !subprotocols.contains(&chosen));
-    if unasked || values("sec-websocket-extensions").next().is_some() {
+    if subprotocol.is_some_and(|chosen| !subprotocols.contains(&chosen)) {
         return Err(ResponseError::Unasked);
     }
-    Ok(Status::Complete(Upgraded { head_len, subprotocol: subprotocol.map(str::to_owned) }))
+    let mut extensions = values("sec-websocket-extensions").peekable();
+    let deflate = match deflate {
+        Some(config) => deflate::parse_agreement(extensions, config).map_err(|_| ResponseError::Unasked)?,
+        None if extensions.peek().is_some() => return Err(ResponseError::Unasked),
+        None => None,
+    };
+    Ok(Status::Complete(Upgraded { head_len, subprotocol: subprotocol.map(str::to_owned), deflate }))
 }
 
 #[cfg(test)]
@@ -161,12 +184,18 @@ mod tests {
             key: KEY,
             origin: Some("http://localhost"),
             subprotocols: &["v2", "v1"],
+            deflate: Some(&Deflate::default()),
             headers: &[("X-Test", "1")],
         };
         request.encode(&mut out);
         let parsed = Request::parse(&out, 64).expect("sound");
         assert_eq!(parsed.upgrade(), Upgrade::WebSocket { key: KEY });
         assert_eq!(parsed.subprotocols().collect::<Vec<_>>(), ["v2", "v1"]);
+        assert!(
+            parsed
+                .header("sec-websocket-extensions")
+                .is_some_and(|offer| offer.starts_with("permessage-deflate;"))
+        );
         assert_eq!((parsed.host(), parsed.header("x-test")), ("localhost:8080", Some("1")));
     }
 
@@ -176,18 +205,35 @@ mod tests {
         encode_accept(&mut out, KEY, Some("v1"), None);
         let head_len = out.len();
         out.extend_from_slice(b"\x81\x00");
-        let upgraded = Upgraded { head_len, subprotocol: Some("v1".into()) };
-        assert_eq!(parse_response(&out, KEY, &["v1"]), Ok(Status::Complete(upgraded)));
+        let upgraded = Upgraded { head_len, subprotocol: Some("v1".into()), deflate: None };
+        assert_eq!(parse_response(&out, KEY, &["v1"], None), Ok(Status::Complete(upgraded)));
         for cut in 0..head_len {
-            assert_eq!(parse_response(&out[..cut], KEY, &["v1"]), Ok(Status::Partial));
+            assert_eq!(parse_response(&out[..cut], KEY, &["v1"], None), Ok(Status::Partial));
         }
-        assert_eq!(parse_response(&out, KEY, &["v2"]), Err(ResponseError::Unasked));
-        assert_eq!(parse_response(&out, "AAAAAAAAAAAAAAAAAAAAAA==", &["v1"]), Err(ResponseError::AcceptKey));
+        assert_eq!(parse_response(&out, KEY, &["v2"], None), Err(ResponseError::Unasked));
+        assert_eq!(
+            parse_response(&out, "AAAAAAAAAAAAAAAAAAAAAA==", &["v1"], None),
+            Err(ResponseError::AcceptKey)
+        );
+    }
+
+    #[test]
+    fn compression_is_agreed_on_or_was_not_offered() {
+        let config = Deflate::default();
+        let mut out = Vec::new();
+        let (server, answer) =
+            deflate::negotiate([deflate::offer(&config).as_str()].into_iter(), &config).expect("sound");
+        encode_accept(&mut out, KEY, None, Some(&answer));
+        let Ok(Status::Complete(upgraded)) = parse_response(&out, KEY, &[], Some(&config)) else {
+            panic!("sound")
+        };
+        assert_eq!(upgraded.deflate.map(|agreed| agreed.receive_window), Some(server.send_window));
+        assert_eq!(parse_response(&out, KEY, &[], None), Err(ResponseError::Unasked));
     }
 
     #[test]
     fn answers_that_are_no_upgrade() {
-        let check = |text: &str| parse_response(text.as_bytes(), KEY, &[]);
+        let check = |text: &str| parse_response(text.as_bytes(), KEY, &[], None);
         assert_eq!(check("HTTP/1.1 404 Not Found\r\n\r\n"), Err(ResponseError::Status(404)));
         assert_eq!(check("HTTP/1.1 101 S\r\nUpgrade: h2c\r\n\r\n"), Err(ResponseError::NotUpgraded));
         assert_eq!(check("SSH-2.0-x\r\n\r\n"), Err(ResponseError::Malformed));
