@@ -84,7 +84,7 @@ fn fan_out(c: &mut Criterion) {
             for _ in 0..16 {
                 pending.push(FrameRef::Bytes(small.as_bytes()), None);
             }
-            pending.seal()
+            pending.seal(false)
         });
     });
     for members in [1_000, 50_000] {

@@ -241,7 +241,7 @@ impl Remote {
     pub fn publish<'m>(&self, topic: &str, message: impl Into<Message<'m>>) {
         let mut pending = Pending::default();
         pending.push(FrameRef::Shared(&Frame::message(message)), None);
-        let (topic, batch): (Arc<str>, _) = (Arc::from(topic), pending.seal());
+        let (topic, batch): (Arc<str>, _) = (Arc::from(topic), pending.seal(self.shared.deflate.is_some()));
         for mailbox in &self.shared.mailboxes {
             mailbox.add_backlog(batch.wire_len());
             mailbox.post(Mail::Publish { topic: Arc::clone(&topic), batch: batch.clone() });

@@ -56,22 +56,25 @@ struct LeftOut {
     message: u32,
 }
 
-/// A sealed batch. Cloning it costs reference counts.
+/// A sealed batch. Cloning it costs reference counts, and making one of a single buffer one allocation: the frame's.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    body: Arc<Body>,
-    left_out: Arc<[LeftOut]>,
-}
-
-/// What all members share, on all workers.
-#[derive(Debug)]
-struct Body {
-    plain: Box<[Piece]>,
-    /// By window: the same messages compressed, made by the first worker that needs them.
-    deflated: [OnceLock<Box<[Piece]>>; 7],
+    plain: Pieces,
+    /// `None` where nobody can have agreed on compression.
+    deflated: Option<Arc<Deflated>>,
+    left_out: Option<Arc<[LeftOut]>>,
     messages: u32,
     wire_len: usize,
 }
+
+#[derive(Clone, Debug)]
+enum Pieces {
+    One(Piece),
+    Many(Arc<[Piece]>),
+}
+
+/// By window: the same messages compressed, made by the first worker that needs them, for all workers.
+type Deflated = [OnceLock<Box<[Piece]>>; 7];
 
 impl Pending {
     /// Whether nothing was published.
@@ -101,16 +104,22 @@ impl Pending {
         }
     }
 
-    /// Everything so far, as a batch; the next turn starts empty.
-    pub fn seal(&mut self) -> Batch {
+    /// Everything so far, as a batch; the next turn starts empty. `deflates` is whether some members may get it
+    /// compressed.
+    pub fn seal(&mut self, deflates: bool) -> Batch {
         self.close_buffer();
-        let body = Body {
-            wire_len: self.sealed.iter().map(|piece| piece.len() as usize).sum(),
-            plain: self.sealed.drain(..).collect(),
-            deflated: Default::default(),
-            messages: std::mem::take(&mut self.messages),
+        let wire_len = self.sealed.iter().map(|piece| piece.len() as usize).sum();
+        let plain = match self.sealed.pop() {
+            Some(only) if self.sealed.is_empty() => Pieces::One(only),
+            last => Pieces::Many(self.sealed.drain(..).chain(last).collect()),
         };
-        Batch { body: Arc::new(body), left_out: self.left_out.drain(..).collect() }
+        Batch {
+            plain,
+            deflated: deflates.then(Arc::default),
+            left_out: (!self.left_out.is_empty()).then(|| self.left_out.drain(..).collect()),
+            messages: std::mem::take(&mut self.messages),
+            wire_len,
+        }
     }
 
     fn copy(&mut self, frame: &[u8]) {
@@ -131,46 +140,55 @@ impl Pending {
 impl Batch {
     /// What a member gets that is left out of nothing.
     pub fn pieces(&self) -> &[Piece] {
-        &self.body.plain
+        match &self.plain {
+            Pieces::One(piece) => std::slice::from_ref(piece),
+            Pieces::Many(pieces) => pieces,
+        }
     }
 
     /// The same, compressed for members with this window: at most once for all of them.
     pub fn deflated(&self, window: Window, pool: &mut Pool) -> &[Piece] {
-        let slot = &self.body.deflated[usize::from(window.bits() - Window::MIN.bits())];
-        slot.get_or_init(|| deflate(&self.body.plain, pool.deflater(window)))
+        let Some(deflated) = &self.deflated else { return self.pieces() };
+        let slot = &deflated[usize::from(window.bits() - Window::MIN.bits())];
+        slot.get_or_init(|| deflate(self.pieces(), pool.deflater(window)))
     }
 
     /// Messages in it.
     pub fn messages(&self) -> u32 {
-        self.body.messages
+        self.messages
     }
 
     /// Bytes in it, as they are without compression.
     pub fn wire_len(&self) -> usize {
-        self.body.wire_len
+        self.wire_len
     }
 
     /// Messages in it for one member.
     pub fn messages_for(&self, slot: u32) -> u32 {
-        self.body.messages - self.left_out.iter().filter(|part| part.slot == slot).count() as u32
+        self.messages - self.left_out(slot).count() as u32
     }
 
     /// Whether `slot` gets less than the whole.
     pub fn leaves_out(&self, slot: u32) -> bool {
-        self.left_out.iter().any(|part| part.slot == slot)
+        self.left_out(slot).next().is_some()
     }
 
     /// The batch for members on other workers: slots here mean nothing there.
     pub fn for_other_workers(&self) -> Self {
-        Self { body: Arc::clone(&self.body), left_out: Arc::default() }
+        Self { left_out: None, ..self.clone() }
+    }
+
+    /// The numbers of the messages that `slot` is left out of, ascending.
+    fn left_out(&self, slot: u32) -> impl Iterator<Item = u32> {
+        let all = self.left_out.as_deref().unwrap_or_default();
+        all.iter().filter(move |part| part.slot == slot).map(|part| part.message)
     }
 
     /// Writes to `out` what `slot` gets of `pieces`, which are all of this batch, plain or compressed: less the
     /// messages that it is left out of.
     pub fn without_left_out(&self, slot: u32, pieces: &[Piece], out: &mut Vec<Piece>) {
         out.clear();
-        let mut gaps =
-            self.left_out.iter().filter(|part| part.slot == slot).map(|part| part.message).peekable();
+        let mut gaps = self.left_out(slot).peekable();
         let mut number = 0;
         for piece in pieces {
             let mut run: Option<Piece> = None;
@@ -269,7 +287,7 @@ mod tests {
         for text in ["a", "b", "c"] {
             pending.push(FrameRef::Shared(&Frame::message(text)), None);
         }
-        let batch = pending.seal();
+        let batch = pending.seal(true);
         assert_eq!(batch.pieces().len(), 1);
         assert_eq!(batch.pieces()[0].as_bytes(), b"\x81\x01a\x81\x01b\x81\x01c");
         assert_eq!((batch.messages(), batch.pieces()[0].messages), (3, 3));
@@ -283,7 +301,7 @@ mod tests {
         pending.push(FrameRef::Bytes(b"\x81\x01a"), None);
         pending.push(FrameRef::Shared(&large), None);
         pending.push(FrameRef::Bytes(b"\x81\x01b"), None);
-        let batch = pending.seal();
+        let batch = pending.seal(true);
         let shapes: Vec<_> = batch.pieces().iter().map(|piece| (piece.len(), piece.messages)).collect();
         assert_eq!(shapes, [(3, 1), (large.wire_len() as u32, 1), (3, 1)]);
         assert_eq!(batch.pieces()[1].frame.as_bytes().as_ptr(), large.as_bytes().as_ptr(), "not copied");
@@ -295,7 +313,7 @@ mod tests {
         for _ in 0..200 {
             pending.push(FrameRef::Bytes(&[0; 1000]), None);
         }
-        let batch = pending.seal();
+        let batch = pending.seal(true);
         assert!(batch.pieces().iter().all(|piece| piece.len() as usize <= BUFFER_BYTES));
         assert_eq!(batch.messages(), 200);
     }
@@ -309,7 +327,7 @@ mod tests {
         {
             pending.push(FrameRef::Shared(&Frame::message(text)), sender);
         }
-        (pending.seal(), large)
+        (pending.seal(true), large)
     }
 
     #[test]
@@ -349,6 +367,6 @@ mod tests {
     fn a_batch_of_ones_own_only_is_nothing() {
         let mut pending = Pending::default();
         pending.push(FrameRef::Shared(&Frame::message("mine")), Some(1));
-        assert_eq!(bytes_for(&pending.seal(), 1), (vec![], 0));
+        assert_eq!(bytes_for(&pending.seal(false), 1), (vec![], 0));
     }
 }

@@ -36,6 +36,8 @@ pub struct Hub {
     pending_bytes: usize,
     /// Bytes of batches that are done with.
     finished_bytes: usize,
+    /// Whether some members may have agreed on compression.
+    deflates: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,11 @@ struct Job {
 }
 
 impl Hub {
+    /// A hub without topics. `deflates` is whether connections may agree on compression.
+    pub fn new(deflates: bool) -> Self {
+        Self { deflates, ..Self::default() }
+    }
+
     /// Makes `slot` a member. Returns false where it was one already.
     pub fn subscribe(&mut self, slot: u32, topic: &str) -> bool {
         let id = self.topic_or_new(topic);
@@ -141,13 +148,15 @@ impl Hub {
     /// the other workers.
     pub fn seal(&mut self, mut remote: impl FnMut(&Arc<str>, &Batch)) {
         self.pending_bytes = 0;
-        for id in std::mem::take(&mut self.dirty) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
             let topic = &mut self.topics[id as usize];
-            let batch = topic.pending.seal();
+            let batch = topic.pending.seal(self.deflates);
             remote(&topic.name, &batch);
             self.start(id, batch);
             self.drop_if_unused(id);
         }
+        self.dirty = dirty;
     }
 
     /// Starts the fan-out of a batch from another worker to the members here.

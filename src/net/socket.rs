@@ -64,7 +64,7 @@ impl Core {
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
             apps: shared.router.apps(),
-            hub: Hub::default(),
+            hub: Hub::new(shared.deflate.is_some()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             orders: Orders::default(),
             origins: shared.origins.clone(),
