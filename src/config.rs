@@ -92,7 +92,7 @@ pub enum Origins {
 pub struct Config {
     /// Addresses to listen on, as `HOST:PORT`; a host name stands for all its addresses.
     pub listen: Vec<String>,
-    /// Worker threads; each has its own loop, listener and connections.
+    /// Worker threads; each has its own loop, listener and connections. 0: one for each core.
     pub threads: usize,
     /// Connections that wait to be accepted, per listener and thread.
     pub backlog: u32,
@@ -112,7 +112,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec!["localhost:8080".to_owned()],
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: 0,
             backlog: 4096,
             max_conns: None,
             tables: DescriptorTables::Shared,

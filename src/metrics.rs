@@ -82,7 +82,7 @@ metrics! {
     messages_in,
     /// Bytes received, frames and handshakes included.
     bytes_in,
-    /// Messages that apps and handles published.
+    /// Messages that apps published. What is published from outside the workers is counted where it is due.
     published,
     /// Messages due to connections: what apps sent, and one for each member of a topic that was published to.
     due,

@@ -271,11 +271,14 @@ struct Go {
 }
 
 fn start(builder: Builder) -> Result<Handle, StartError> {
-    let Builder { config, router, pages, invalid } = builder;
+    let Builder { mut config, router, pages, invalid } = builder;
     if let Some(error) = invalid {
         return Err(StartError::Route(error));
     }
     check(&config)?;
+    if config.threads == 0 {
+        config.threads = thread::available_parallelism().map_or(1, usize::from);
+    }
     let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
     let shared = Arc::new(Shared {
         mailboxes: (0..config.threads)
@@ -328,8 +331,8 @@ fn start(builder: Builder) -> Result<Handle, StartError> {
 }
 
 fn check(config: &Config) -> Result<(), StartError> {
-    if config.threads == 0 || config.threads > usize::from(u16::MAX) {
-        return Err(StartError::Setting("the number of threads must be 1 to 65535"));
+    if config.threads > usize::from(u16::MAX) {
+        return Err(StartError::Setting("there can be at most 65535 threads"));
     }
     if let Some(deflate) = config.deflate
         && !((9..=15).contains(&deflate.window_bits) && (1..=9).contains(&deflate.level))
@@ -411,7 +414,7 @@ mod tests {
 
     #[test]
     fn settings_out_of_range_are_refused() {
-        assert!(matches!(Server::builder().threads(0).start(), Err(StartError::Setting(_))));
+        assert!(matches!(Server::builder().threads(70_000).start(), Err(StartError::Setting(_))));
         let twice =
             Server::builder().route("/a", crate::apps::Sink::default).route("/a", crate::apps::Sink::default);
         assert!(matches!(twice.start(), Err(StartError::Route(_))));

@@ -11,6 +11,10 @@ use crate::proto::{Close, CloseCode, OpCode, frame};
 impl Conn {
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called next, at the latest.
     pub fn deadline(&self, limits: &Limits) -> Millis {
+        // Once a Close is queued, the time for closing is all there is.
+        if !self.is_open() {
+            return self.deadline;
+        }
         let stalled = self.outbox.as_ref().map_or(Millis::NEVER, |outbox| outbox.progress_at());
         self.deadline
             .min(stalled.after(limits.progress_timeout))
@@ -40,9 +44,7 @@ impl Conn {
                 self.finish(now, limits);
                 None
             }
-            Phase::CloseSent | Phase::Finishing { .. } | Phase::Lingering
-                if stalled || now >= self.deadline =>
-            {
+            Phase::CloseSent | Phase::Finishing { .. } | Phase::Lingering if now >= self.deadline => {
                 self.phase = Phase::Gone;
                 None
             }

@@ -145,6 +145,10 @@ impl Worker {
             self.expire_timers();
             self.slots.sweep();
             if self.is_stopped() {
+                // Whoever has not answered the Close is cut.
+                for key in self.slots.keys() {
+                    self.attend(key, |_, _, _| After::Drop);
+                }
                 return Ok(());
             }
         }
@@ -247,7 +251,7 @@ impl Worker {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listeners[number].accept(self.core.now) {
                 Accepted::Stream(stream) => {
-                    if self.has_room() {
+                    if self.take_place() {
                         self.admit(stream);
                     } else {
                         self.core.metrics.refused_full.add(1);
@@ -273,10 +277,12 @@ impl Worker {
         true
     }
 
-    fn has_room(&self) -> bool {
+    /// Takes a place below the ceiling, if there is one: look and take in one step, because all workers do.
+    fn take_place(&self) -> bool {
+        let max = self.shared.connections_max.load(Ordering::Relaxed);
+        let taken = |held: usize| (held < max).then_some(held + 1);
         self.slots.len() < self.table_max
-            && self.shared.connections.load(Ordering::Relaxed)
-                < self.shared.connections_max.load(Ordering::Relaxed)
+            && self.shared.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     fn admit(&mut self, stream: mio::net::TcpStream) {
@@ -287,13 +293,13 @@ impl Worker {
         let mut entry = Entry::new(stream, Conn::new(now, &self.shared.limits, jitter));
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(entry.stream_mut(), key.token(), interest) {
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
             self.core.metrics.accept_errors.add(1);
             warn!(worker = self.index, %error, "cannot register a connection");
             return;
         }
         entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.shared.limits));
         self.slots.insert(entry);
-        self.shared.connections.fetch_add(1, Ordering::Relaxed);
         self.core.metrics.accepted.add(1);
         self.core.metrics.connections.add(1);
     }

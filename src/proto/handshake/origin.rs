@@ -1,7 +1,7 @@
 //! Which web pages may connect, RFC 6455 section 10.2: a browser lets any page open a WebSocket to any host, with the
 //! user's cookies, and leaves it to the server to look at `Origin`.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use crate::config::Origins;
 

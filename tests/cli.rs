@@ -1,0 +1,311 @@
+//! The `wsd` program from outside: flags, environment, exit codes, the ready line, signals, and what happens when
+//! its descriptors run out.
+
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::program::{Program, run, wsd};
+use common::{Client, FIN, PATIENCE, SHUTDOWN_PROMISE, TEXT, header, request, text};
+use rustix::process::Signal;
+
+/// Expects the end of a program that could not do what it was asked: the exit code, nothing on stdout, and one
+/// line on stderr with all of `words` in it.
+#[track_caller]
+fn assert_one_line(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(output.stdout, b"", "{stderr}");
+    assert!(stderr.starts_with("wsd: ") && stderr.ends_with('\n'), "{stderr:?}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "no `{word}` in: {stderr}");
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    for flag in ["--help", "-h"] {
+        let output = run(wsd(&[flag]));
+        let help = String::from_utf8_lossy(&output.stdout);
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+        for word in ["--listen", "--threads", "--app", "--max-message", "WSD_THREADS"] {
+            assert!(help.contains(word), "no `{word}` in: {help}");
+        }
+    }
+    let output = run(wsd(&["--version"]));
+    assert_eq!(output.stdout, format!("wsd {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_bad_flag_is_one_line() {
+    let cases: [(&[&str], &str); 28] = [
+        (&["--nope"], "--nope"),
+        (&["--thread", "4"], "--thread"),
+        (&["4"], "4"),
+        (&["--threads"], "--threads"),
+        (&["--threads", "nope"], "--threads"),
+        (&["--threads", "0"], "--threads"),
+        (&["--threads", "-1"], "-1"),
+        (&["--threads", "99999"], "--threads"),
+        (&["--threads", "1", "--threads", "2"], "--threads"),
+        (&["--listen", "nonsense"], "--listen"),
+        (&["--listen", ":8080"], "--listen"),
+        (&["--listen", "localhost:http"], "--listen"),
+        (&["--listen", "localhost:65536"], "--listen"),
+        (&["--app", "poker"], "chat, broadcast, echo, sink"),
+        (&["--log", "loud"], "--log"),
+        (&["--max-conns", "0"], "--max-conns"),
+        (&["--backlog", "0"], "--backlog"),
+        (&["--max-message", "0"], "--max-message"),
+        (&["--max-message", "1KB"], "--max-message"),
+        (&["--max-message", "4GiB"], "--max-message"),
+        (&["--max-fragments", "0"], "--max-fragments"),
+        (&["--max-head", "lots"], "--max-head"),
+        (&["--max-headers", "129"], "--max-headers"),
+        (&["--handshake-timeout", "5"], "--handshake-timeout"),
+        (&["--close-timeout", "0"], "--close-timeout"),
+        (&["--ping-interval", "-5s"], "-5"),
+        (&["--queue-hard", "1.5MiB"], "--queue-hard"),
+        (&["--skip-sender=maybe"], "--skip-sender"),
+    ];
+    for (args, word) in cases {
+        assert_one_line(&run(wsd(args)), 2, &[word, "see wsd --help"]);
+    }
+    // Not the parser's to find, but the router's.
+    for path in ["nonsense", "/a?b", "/echo", ""] {
+        assert_one_line(
+            &run(wsd(&["--listen", "127.0.0.1:0", "--path", path])),
+            2,
+            &["route", "see wsd --help"],
+        );
+    }
+}
+
+#[test]
+fn a_bad_setting_in_the_environment_is_one_line() {
+    for (name, value, flag) in [
+        ("WSD_THREADS", "nope", "--threads"),
+        ("WSD_LISTEN", "nonsense", "--listen"),
+        ("WSD_APP", "poker", "--app"),
+        ("WSD_MAX_MESSAGE", "1KB", "--max-message"),
+        ("WSD_PING_INTERVAL", "soon", "--ping-interval"),
+        ("WSD_LOG", "loud", "--log"),
+    ] {
+        let mut command = wsd(&[]);
+        command.env(name, value);
+        assert_one_line(&run(command), 2, &[flag, value]);
+    }
+}
+
+#[test]
+fn settings_come_from_the_environment_and_flags_win() {
+    let mut command = wsd(&["--threads", "2"]);
+    command.envs([("WSD_LISTEN", "127.0.0.1:0"), ("WSD_APP", "echo"), ("WSD_THREADS", "3")]);
+    command.envs([("WSD_GREETING", "hello"), ("WSD_REPLY", "<{}>"), ("WSD_MAX_CONNS", "5")]);
+    let program = Program::start(command);
+    assert!(program.ready.contains(", 2 threads, up to 5 connections (as configured)"), "{}", program.ready);
+    let mut client = program.open("/");
+    client.assert_text("hello");
+    client.send(text("hi"));
+    client.assert_text("<hi>");
+    client.close();
+}
+
+#[test]
+fn the_ready_line_says_where_and_how_many() {
+    let program = Program::serve(&["--threads", "1"]);
+    let address = program.addresses()[0];
+    let start = format!("wsd ready on http://{address}, 1 thread, up to ");
+    assert!(program.ready.starts_with(&start), "{}", program.ready);
+    assert!(program.ready.ends_with(")\n"), "why so many: {}", program.ready);
+
+    let program = Program::start(wsd(&["--listen", "localhost:0", "--threads", "2"]));
+    let addresses = program.addresses();
+    assert!(
+        addresses.iter().all(|it| it.ip().is_loopback() && it.port() == addresses[0].port()),
+        "{addresses:?}"
+    );
+    addresses.iter().for_each(|&address| Client::open(address, "/echo").close());
+}
+
+#[test]
+fn a_port_in_use_is_one_line_that_names_it() {
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = holder.local_addr().expect("bound").to_string();
+    let output = run(wsd(&["--listen", &address]));
+    assert_one_line(&output, 1, &[&address, "another program listens there"]);
+    // Another wsd, whose listeners share ports among themselves, is another program as well.
+    let other = Program::serve(&[]);
+    let address = other.addresses()[0].to_string();
+    assert_one_line(&run(wsd(&["--listen", &address])), 1, &[&address]);
+    let both = ["--listen", "127.0.0.1:0", "--listen", &address];
+    assert_one_line(&run(wsd(&both)), 1, &[&address]);
+    other.open("/echo").close();
+}
+
+#[test]
+fn an_address_of_somebody_else_is_one_line_that_names_it() {
+    // TEST-NET-1 (RFC 5737) is nobody's.
+    assert_one_line(&run(wsd(&["--listen", "192.0.2.1:8080"])), 1, &["192.0.2.1:8080"]);
+}
+
+#[test]
+fn signals_end_it_in_good_order() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let program = Program::serve(&["--threads", "2"]);
+        let mut clients: Vec<Client> = (0..10).map(|_| program.open("/sink")).collect();
+        let start = Instant::now();
+        program.signal(signal);
+        clients.iter_mut().for_each(|client| {
+            client.assert_closes_with(1001);
+        });
+        let output = program.output();
+        assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]), "{signal:?}");
+        assert!(start.elapsed() < SHUTDOWN_PROMISE, "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn a_signal_ends_it_in_time_even_if_peers_never_answer() {
+    let mut program = Program::serve(&["--threads", "2"]);
+    let _mute = program.open("/sink");
+    let _half_open = program.connect();
+    let start = Instant::now();
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait().code(), Some(0));
+    assert!(start.elapsed() < SHUTDOWN_PROMISE, "{:?}", start.elapsed());
+}
+
+#[test]
+fn every_path_has_its_app() {
+    let program = Program::serve(&["--app", "broadcast", "--skip-sender", "--path", "/more/{any}"]);
+    let welcome = r#"{"type":"welcome","message":"Welcome to the chat!"}"#;
+    let mut echo = program.open("/echo");
+    echo.send(text("x"));
+    echo.assert_text("x");
+    let mut chat = program.open("/chat");
+    chat.assert_text(welcome);
+    chat.send(text("x"));
+    chat.assert_text("x");
+    let mut one = program.open("/");
+    let mut two = program.open("/more/paths");
+    one.send(text("from one"));
+    two.assert_text("from one");
+    let mut room = program.open("/rooms/a");
+    room.send(text("x"));
+    room.assert_text("x");
+    let mut sink = program.open("/sink");
+    sink.send(text("x"));
+    [echo, chat, one, two, room, sink].into_iter().for_each(Client::close);
+
+    for (path, status) in
+        [("/", 200), ("/healthz", 200), ("/nowhere", 404), ("/rooms/", 404), ("/echo/", 404)]
+    {
+        let mut client = program.connect();
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        client.assert_status(status);
+    }
+    let mut nowhere = program.connect();
+    nowhere.send(request("/nowhere"));
+    nowhere.assert_status(404);
+}
+
+#[test]
+fn limits_are_what_the_flags_say() {
+    let program = Program::serve(&["--max-message", "1KiB", "--max-headers", "6", "--max-conns", "1"]);
+    let mut client = program.open("/echo");
+    client.send(text("x".repeat(1024)));
+    client.assert_text(&"x".repeat(1024));
+    program.connect().assert_status(503);
+    client.send(header(FIN | TEXT, 1025));
+    client.assert_fails_with(1009);
+    // Room again as soon as that one is gone.
+    let start = Instant::now();
+    let mut client = loop {
+        let mut client = program.connect();
+        client.send_to_whom_it_may_concern(
+            request("/echo").replacen("Host", "A: a\r\nB: b\r\nHost", 1).as_bytes(),
+        );
+        let head = client.read_head();
+        if !head.contains(" 503 ") {
+            assert!(head.contains(" 431 "), "seven headers: {head}");
+            break client;
+        }
+        assert!(start.elapsed() < PATIENCE, "{head}");
+    };
+    client.read_to_end();
+}
+
+#[test]
+fn the_log_is_quiet_unless_asked_for() {
+    for (level, told) in [("warn", false), ("debug", true)] {
+        let program = Program::serve(&["--threads", "1", "--log", level]);
+        program.open("/echo").close();
+        let mut refused = program.connect();
+        refused.send("nonsense");
+        refused.assert_status(400);
+        program.signal(Signal::TERM);
+        let stderr = String::from_utf8(program.output().stderr).expect("UTF-8");
+        for word in ["open", "closed", "refused"] {
+            assert_eq!(stderr.contains(word), told, "{word}: {stderr}");
+        }
+    }
+}
+
+/// More clients than descriptors. The limit on descriptors is on their numbers: those that the program inherits
+/// leave it fewer than it counts on, so that accept itself fails.
+#[test]
+fn running_out_of_descriptors_is_survived() {
+    let ballast: Vec<_> =
+        (0..58).map(|_| rustix::io::dup(std::io::stderr()).expect("a descriptor")).collect();
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -n 80; exec "$0" "$@""#, env!("CARGO_BIN_EXE_wsd")]);
+    command.args(["--listen", "127.0.0.1:0", "--threads", "1", "--log", "off"]).stdin(Stdio::null());
+    let program = Program::start(command);
+    drop(ballast);
+    assert!(program.ready.contains("up to 16 connections"), "{}", program.ready);
+
+    // Whoever finds no room is told so: nobody is left in a queue without an answer.
+    let mut admitted = Vec::new();
+    let mut refused = 0;
+    for _ in 0..40 {
+        let mut client = program.connect();
+        client.send_to_whom_it_may_concern(request("/echo").as_bytes());
+        let head = client.read_head();
+        if head.starts_with("HTTP/1.1 101 ") {
+            admitted.push(client);
+        } else {
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+            refused += 1;
+        }
+    }
+    assert!((1..16).contains(&admitted.len()), "{} admitted, {refused} refused", admitted.len());
+
+    // It rests while there is nothing it could do, and serves those that it has.
+    let before = program.processor_ticks();
+    assert!(admitted[0].is_silent_for(Duration::from_millis(600)));
+    let used = program.processor_ticks() - before;
+    assert!(used < 12, "{used}0 ms of processor time in 600 ms");
+    for client in &mut admitted {
+        client.send(text("hello"));
+        client.assert_text("hello");
+    }
+
+    // There is room as soon as some leave.
+    admitted.drain(..admitted.len() / 2 + 1).for_each(Client::close);
+    let start = Instant::now();
+    loop {
+        let mut client = program.connect();
+        client.send_to_whom_it_may_concern(request("/echo").as_bytes());
+        if client.read_head().starts_with("HTTP/1.1 101 ") {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "no room although some have left");
+    }
+}

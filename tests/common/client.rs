@@ -1,0 +1,321 @@
+//! A client of plain sockets: it sends the bytes it is told to, and reads frames by its own rules.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::PATIENCE;
+use super::wire::{ACCEPT, BINARY, CLOSE, FIN, PONG, TEXT, close, request};
+
+/// A frame from the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) fin: bool,
+    pub(crate) opcode: u8,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// One connection, seen from outside.
+pub(crate) struct Client {
+    stream: TcpStream,
+    /// What was read and not looked at.
+    held: Vec<u8>,
+    at: usize,
+}
+
+/// What a read came to.
+enum Input {
+    Some,
+    Eof,
+    Reset,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the server accepts");
+        Self::over(stream)
+    }
+
+    /// With a receive buffer as small as the system allows, so that the server soon notices who does not read.
+    pub(crate) fn connect_small(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        // Before it connects: the window of a connection is scaled at its start.
+        socket.set_recv_buffer_size(1).expect("the system takes its own minimum");
+        socket.connect(&address.into()).expect("the server accepts");
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("TCP");
+        stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
+        Self { stream, held: Vec::new(), at: 0 }
+    }
+
+    pub(crate) fn open(address: SocketAddr, path: &str) -> Self {
+        let mut client = Self::connect(address);
+        client.handshake(path);
+        client
+    }
+
+    pub(crate) fn open_small(address: SocketAddr, path: &str) -> Self {
+        let mut client = Self::connect_small(address);
+        client.handshake(path);
+        client
+    }
+
+    /// Sends a sound handshake and expects a 101.
+    #[track_caller]
+    pub(crate) fn handshake(&mut self, path: &str) {
+        self.send(request(path));
+        self.assert_upgraded();
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).expect("the server reads");
+    }
+
+    /// Sends what may be refused before its end.
+    pub(crate) fn send_to_whom_it_may_concern(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// Sends pieces of `piece` bytes, each in a segment of its own, until the server stops taking them.
+    pub(crate) fn send_in_pieces(&mut self, bytes: &[u8], piece: usize) {
+        for piece in bytes.chunks(piece) {
+            if self.stream.write_all(piece).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Sends as long as the server takes anything within `pause`; how many bytes it took.
+    pub(crate) fn send_until_blocked(&mut self, bytes: &[u8], pause: Duration) -> usize {
+        self.stream.set_write_timeout(Some(pause)).expect("not zero");
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match self.stream.write(&bytes[sent..]) {
+                Ok(len) => sent += len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        self.stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
+        sent
+    }
+
+    /// Sends all of it from another thread, while this one reads.
+    pub(crate) fn send_in_background(&self, bytes: Vec<u8>) -> JoinHandle<()> {
+        let mut stream = self.stream.try_clone().expect("a descriptor");
+        std::thread::spawn(move || stream.write_all(&bytes).expect("the server reads"))
+    }
+
+    /// Ends the smallness of [`connect_small`](Self::connect_small): reading much through it takes its time.
+    pub(crate) fn widen(&self) {
+        SockRef::from(&self.stream).set_recv_buffer_size(1 << 20).expect("a socket option");
+    }
+
+    /// Ends our side of the stream.
+    pub(crate) fn shutdown_write(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Disappears with a reset instead of an orderly end.
+    pub(crate) fn reset(self) {
+        let socket = Socket::from(self.stream);
+        socket.set_linger(Some(Duration::ZERO)).expect("a socket option");
+    }
+
+    /// An answer up to its empty line.
+    #[track_caller]
+    pub(crate) fn read_head(&mut self) -> String {
+        let start = Instant::now();
+        loop {
+            let fresh = &self.held[self.at..];
+            if let Some(end) = fresh.windows(4).position(|window| window == b"\r\n\r\n") {
+                let head = String::from_utf8(fresh[..end + 4].to_vec()).expect("heads are ASCII");
+                self.at += end + 4;
+                return head;
+            }
+            let outcome = self.fill(start + PATIENCE);
+            assert!(matches!(outcome, Ok(Input::Some)), "no head, but {:?}", self.rest_lossy());
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_upgraded(&mut self) -> String {
+        let head = self.read_head();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(head.contains(&format!("\r\nSec-WebSocket-Accept: {ACCEPT}\r\n")), "{head}");
+        head
+    }
+
+    /// Expects one HTTP answer with this status, and then the end of the stream, and ends ours; gives the head.
+    #[track_caller]
+    pub(crate) fn assert_status(&mut self, status: u16) -> String {
+        let head = self.read_head();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "expected {status}: {head}");
+        assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let length: usize = length.and_then(|length| length.parse().ok()).expect("a length");
+        let body = self.read_to_end();
+        assert_eq!(body.len(), length, "one answer and nothing after it: {head}{:?}", lossy(&body));
+        self.shutdown_write();
+        head
+    }
+
+    /// The next frame, if there is one before the end of the stream.
+    #[track_caller]
+    pub(crate) fn next_frame(&mut self) -> Option<Frame> {
+        let start = Instant::now();
+        loop {
+            if let Some(frame) = self.parse_frame() {
+                return Some(frame);
+            }
+            match self.fill(start + PATIENCE) {
+                Ok(Input::Some) => {}
+                Ok(Input::Eof | Input::Reset) => {
+                    assert!(self.held[self.at..].is_empty(), "cut inside a frame: {:?}", self.rest_lossy());
+                    return None;
+                }
+                Err(error) => panic!("no frame: {error}"),
+            }
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn read_frame(&mut self) -> Frame {
+        self.next_frame().expect("a frame before the end of the stream")
+    }
+
+    /// Whether anything comes within `pause`; what comes is kept.
+    pub(crate) fn is_silent_for(&mut self, pause: Duration) -> bool {
+        self.at == self.held.len() && self.fill(Instant::now() + pause).is_err()
+    }
+
+    /// The next message must be this text, in one frame.
+    #[track_caller]
+    pub(crate) fn assert_text(&mut self, expected: &str) {
+        let frame = self.read_frame();
+        let text = String::from_utf8(frame.payload).expect("texts are UTF-8");
+        assert_eq!((frame.fin, frame.opcode, text.as_str()), (true, TEXT, expected));
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_binary(&mut self, expected: &[u8]) {
+        let frame = self.read_frame();
+        assert_eq!((frame.fin, frame.opcode, frame.payload.len()), (true, BINARY, expected.len()));
+        assert!(frame.payload == expected, "the bytes differ");
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_pong(&mut self, expected: &[u8]) {
+        let frame = self.read_frame();
+        assert_eq!(frame, Frame { fin: true, opcode: PONG, payload: expected.to_vec() });
+    }
+
+    /// The next frame must be a Close with this code; gives the reason.
+    #[track_caller]
+    pub(crate) fn assert_close(&mut self, code: u16) -> String {
+        let frame = self.read_frame();
+        assert_eq!((frame.fin, frame.opcode), (true, CLOSE), "{frame:?}");
+        assert!(frame.payload.len() >= 2, "no code");
+        assert_eq!(u16::from_be_bytes([frame.payload[0], frame.payload[1]]), code, "{frame:?}");
+        String::from_utf8(frame.payload[2..].to_vec()).expect("reasons are UTF-8")
+    }
+
+    /// The connection must be failed with this code now: a Close, and the end of the stream without waiting for
+    /// our answer. Ends our side too.
+    #[track_caller]
+    pub(crate) fn assert_fails_with(&mut self, code: u16) {
+        self.assert_close(code);
+        self.assert_eof();
+        self.shutdown_write();
+    }
+
+    /// Answers the server's Close, which must have this code, and sees the stream end.
+    #[track_caller]
+    pub(crate) fn assert_closes_with(&mut self, code: u16) -> String {
+        let reason = self.assert_close(code);
+        self.send_to_whom_it_may_concern(&close(code, b""));
+        self.assert_eof();
+        reason
+    }
+
+    /// Closes in good order.
+    #[track_caller]
+    pub(crate) fn close(mut self) {
+        self.send(close(1000, b""));
+        self.assert_close(1000);
+        self.assert_eof();
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_eof(&mut self) {
+        let rest = self.read_to_end();
+        assert!(rest.is_empty(), "more before the end of the stream: {:?}", lossy(&rest));
+    }
+
+    /// Everything until the end of the stream, or a reset.
+    #[track_caller]
+    pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
+        let start = Instant::now();
+        loop {
+            match self.fill(start + PATIENCE) {
+                Ok(Input::Some) => {}
+                Ok(Input::Eof | Input::Reset) => return self.held.split_off(self.at),
+                Err(error) => panic!("the stream does not end: {error}; {:?}", self.rest_lossy()),
+            }
+        }
+    }
+
+    /// Sections 5.1 and 5.2: what a server may send.
+    #[track_caller]
+    fn parse_frame(&mut self) -> Option<Frame> {
+        let bytes = &self.held[self.at..];
+        let &[first, second, ..] = bytes else { return None };
+        assert_eq!(first & 0x70, 0, "reserved bits");
+        assert_eq!(second & 0x80, 0, "a server does not mask");
+        let (header_len, len) = match second {
+            127 => (10, u64::from_be_bytes(*bytes[2..].first_chunk()?) as usize),
+            126 => (4, usize::from(u16::from_be_bytes(*bytes[2..].first_chunk()?))),
+            short => (2, usize::from(short)),
+        };
+        assert!(header_len == 2 || len > 125, "length not minimal");
+        assert!(header_len != 10 || len > 0xFFFF, "length not minimal");
+        let payload = bytes.get(header_len..header_len + len)?.to_vec();
+        self.at += header_len + len;
+        Some(Frame { fin: first & FIN != 0, opcode: first & 0x0F, payload })
+    }
+
+    fn fill(&mut self, until: Instant) -> io::Result<Input> {
+        self.held.drain(..self.at);
+        self.at = 0;
+        let mut buffer = [0; 64 * 1024];
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(Input::Eof),
+                Ok(len) => {
+                    self.held.extend_from_slice(&buffer[..len]);
+                    return Ok(Input::Some);
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(Input::Reset),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn rest_lossy(&self) -> String {
+        lossy(&self.held[self.at..])
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned()
+}

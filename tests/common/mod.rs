@@ -1,0 +1,161 @@
+//! The vocabulary of the integration tests: a server in this process, a client that knows nothing of wsd's own
+//! codec, and waiting for conditions instead of sleeping.
+
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part of the vocabulary")]
+
+mod client;
+#[cfg(feature = "cli")]
+pub(crate) mod program;
+mod wire;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub(crate) use client::{Client, Frame};
+pub(crate) use wire::*;
+use wsd::{App, Builder, Handle, Limits, Metrics, Remote, Server};
+
+/// How long anything may take before it counts as never: no test waits so long unless it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What a shutdown may take, however its peers behave.
+pub(crate) const SHUTDOWN_PROMISE: Duration = Duration::from_secs(5);
+
+/// Limits under which nothing happens by itself while a test runs.
+pub(crate) fn calm() -> Limits {
+    let hour = Duration::from_secs(3600);
+    Limits {
+        ping_interval: Duration::ZERO,
+        handshake_timeout: hour,
+        close_timeout: hour,
+        progress_timeout: hour,
+        assembly_timeout: hour,
+        control_rate: 0,
+        ..Limits::default()
+    }
+}
+
+/// A server in this process. Dropping it stops it; [`finish`](Self::finish) also checks its books.
+pub(crate) struct Running {
+    handle: Option<Handle>,
+    remote: Remote,
+    pub(crate) address: SocketAddr,
+}
+
+impl Running {
+    /// Starts what was built, on a free port of 127.0.0.1.
+    pub(crate) fn start(builder: Builder) -> Self {
+        let handle = builder.listen("127.0.0.1:0").start().expect("it starts");
+        Self { remote: handle.remote(), address: handle.addresses()[0], handle: Some(handle) }
+    }
+
+    /// One app for every path.
+    pub(crate) fn app<A: App + 'static>(
+        threads: usize,
+        limits: Limits,
+        make: impl Fn() -> A + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(Server::builder().threads(threads).limits(limits).app(make))
+    }
+
+    /// An echo server with one worker.
+    pub(crate) fn echo(limits: Limits) -> Self {
+        Self::app(1, limits, wsd::apps::Echo::default)
+    }
+
+    pub(crate) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.handle.as_ref().expect("not finished").metrics()
+    }
+
+    /// A TCP connection.
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// A WebSocket on `path`.
+    pub(crate) fn open(&self, path: &str) -> Client {
+        Client::open(self.address, path)
+    }
+
+    /// `count` WebSockets on `path`, all of them past their `on_open`.
+    pub(crate) fn open_many(&self, path: &str, count: usize) -> Vec<Client> {
+        (0..count).map(|_| self.open(path)).collect()
+    }
+
+    /// Waits until the counters say so, and gives them.
+    #[track_caller]
+    pub(crate) fn wait(&self, what: &str, condition: impl Fn(&Metrics) -> bool) -> Metrics {
+        let start = Instant::now();
+        loop {
+            let metrics = self.metrics();
+            if condition(&metrics) {
+                return metrics;
+            }
+            assert!(start.elapsed() < PATIENCE, "never: {what}; {metrics:#?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Watches that the counters go on saying so, for a time in which a mistake would show.
+    #[track_caller]
+    pub(crate) fn assert_stays(&self, what: &str, watch: Duration, condition: impl Fn(&Metrics) -> bool) {
+        let start = Instant::now();
+        while start.elapsed() < watch {
+            let metrics = self.metrics();
+            assert!(condition(&metrics), "no longer: {what}; {metrics:#?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits until every connection is gone, stops the server, and checks that its books balance and that
+    /// nothing is left in them. The clients must have gone, or be about to be closed.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Metrics {
+        self.wait("every connection is gone", |metrics| metrics.connections == 0);
+        let metrics = self.stop();
+        assert_eq!((metrics.queued, metrics.queued_bytes, metrics.connections), (0, 0, 0), "{metrics:#?}");
+        metrics
+    }
+
+    /// Stops the server with whatever connections it has, within the time that is promised, and checks that its
+    /// books balance.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) -> Metrics {
+        let start = Instant::now();
+        let metrics = self.handle.take().expect("not finished").shutdown().expect("no worker fails");
+        let took = start.elapsed();
+        assert!(took < SHUTDOWN_PROMISE + Duration::from_millis(500), "the shutdown took {took:?}");
+        assert_balanced(&metrics);
+        metrics
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.remote.shutdown();
+    }
+}
+
+/// The ledger: every message that was due came to exactly one end, and so did every connection.
+#[track_caller]
+pub(crate) fn assert_balanced(metrics: &Metrics) {
+    let ends = metrics.delivered + metrics.dropped_slow + metrics.dropped_closed + metrics.queued;
+    assert_eq!(metrics.due, ends, "{metrics:#?}");
+    let reasons = metrics.iter().filter(|(name, _)| name.starts_with("closed_"));
+    let closed: u64 = reasons.map(|(_, count)| count).sum();
+    assert_eq!(metrics.opened, closed, "{metrics:#?}");
+}
+
+/// Waits until a condition holds that no counter tells.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

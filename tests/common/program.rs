@@ -1,0 +1,128 @@
+//! The `wsd` program as a child process.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Client, PATIENCE};
+
+/// `wsd` with these arguments, and none of the settings that this process may have in its environment.
+pub(crate) fn wsd(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wsd"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WSD_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs a program that is expected to end by itself.
+pub(crate) fn run(mut command: Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it can be started");
+    let program = Program { child: Some(child), ready: String::new() };
+    program.output()
+}
+
+/// A `wsd` that serves. Dropping it kills it.
+pub(crate) struct Program {
+    child: Option<Child>,
+    /// The line that it printed when it was ready.
+    pub(crate) ready: String,
+}
+
+impl Program {
+    /// Starts it, and waits for its line.
+    #[track_caller]
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it can be started");
+        let mut ready = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        // The end of its standard output is closed with the reader: that must not matter to it.
+        BufReader::new(stdout).read_line(&mut ready).expect("its output is readable");
+        let program = Self { child: Some(child), ready };
+        assert!(program.ready.starts_with("wsd ready on http://"), "{:?}", program.output());
+        program
+    }
+
+    /// Starts `wsd` with these arguments on a free port of 127.0.0.1.
+    #[track_caller]
+    pub(crate) fn serve(args: &[&str]) -> Self {
+        Self::start(wsd(&[&["--listen", "127.0.0.1:0"], args].concat()))
+    }
+
+    /// The addresses of its line.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let words = self.ready.split([' ', ',']);
+        words
+            .filter_map(|word| word.strip_prefix("http://"))
+            .map(|it| it.parse().expect("an address"))
+            .collect()
+    }
+
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(self.addresses()[0])
+    }
+
+    pub(crate) fn open(&self, path: &str) -> Client {
+        Client::open(self.addresses()[0], path)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(self.child.as_ref().expect("running"));
+        kill_process(pid, signal).expect("it is ours, and was not waited for");
+    }
+
+    /// Processor time so far, in ticks of 10 ms.
+    pub(crate) fn processor_ticks(&self) -> u64 {
+        let pid = self.child.as_ref().expect("running").id();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+        // After the name, which ends with the last parenthesis, utime and stime are the 12th and 13th field.
+        let (_, fields) = stat.rsplit_once(')').expect("proc(5)");
+        let times = fields.split_whitespace().skip(11).take(2);
+        times.map(|ticks| ticks.parse::<u64>().expect("proc(5)")).sum()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        let child = self.child.as_mut().expect("running");
+        loop {
+            if let Some(status) = child.try_wait().expect("it is ours") {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for its end, and gives what it said.
+    #[track_caller]
+    pub(crate) fn output(mut self) -> Output {
+        let status = self.wait();
+        let child = self.child.as_mut().expect("running");
+        let mut output = Output { status, stdout: Vec::new(), stderr: Vec::new() };
+        if let Some(mut stdout) = child.stdout.take() {
+            stdout.read_to_end(&mut output.stdout).expect("readable");
+        }
+        if let Some(mut stderr) = child.stderr.take() {
+            stderr.read_to_end(&mut output.stderr).expect("readable");
+        }
+        output
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
