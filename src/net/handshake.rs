@@ -12,14 +12,14 @@ use crate::app::{Place, Verdict};
 use crate::http;
 use crate::proto::deflate::negotiate;
 use crate::proto::handshake::request::Upgrade;
-use crate::proto::handshake::{Request, Response, encode_accept, origin};
+use crate::proto::handshake::{Request, RequestError, Response, encode_accept, origin};
 
 impl Core {
     /// A whole request head: a page, a refusal, or the way to an app.
     pub(super) fn request(&mut self, key: Key, entry: &mut Entry, head: &[u8]) {
         let request = match Request::parse(head, self.limits.max_headers as usize) {
             Ok(request) => request,
-            Err(error) => return self.refuse(key, entry, error.status(), error),
+            Err(error) => return self.refuse(key, entry, error),
         };
         let Upgrade::WebSocket { key: ws_key } = request.upgrade() else {
             self.metrics.http_requests.add(1);
@@ -93,10 +93,14 @@ impl Core {
         self.call(key, entry, |app, cx| app.on_open(cx));
     }
 
-    pub(super) fn refuse(&mut self, key: Key, entry: &mut Entry, status: u16, why: impl std::fmt::Display) {
+    pub(super) fn refuse(&mut self, key: Key, entry: &mut Entry, error: RequestError) {
         self.metrics.handshakes_refused.add(1);
-        debug!(id = %self.id(key), status, %why, "handshake refused");
-        self.answer(entry, &Response::text(status, format!("{why}\n")));
+        debug!(id = %self.id(key), status = error.status(), %error, "handshake refused");
+        let mut response = Response::text(error.status(), format!("{error}\n"));
+        if error == RequestError::Head {
+            response = response.without_body();
+        }
+        self.answer(entry, &response);
     }
 
     fn answer(&mut self, entry: &mut Entry, response: &Response) {

@@ -5,7 +5,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{accept_key, list_elements};
+use super::accept_key;
+use super::grammar::list_elements;
 use crate::config::Deflate;
 use crate::proto::Status;
 use crate::proto::deflate::{self, Agreed};

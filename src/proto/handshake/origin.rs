@@ -3,6 +3,7 @@
 
 use core::net::IpAddr;
 
+use super::grammar::split_authority;
 use crate::config::Origins;
 
 /// Whether a page from `origin` may connect to `host` (the `Host` header). `loopback` is whether the connection came
@@ -52,7 +53,8 @@ impl Origin {
             "https" => true,
             _ => return None,
         };
-        let (host, port) = split_authority(authority)?;
+        // A serialised origin has no empty port.
+        let (host, port) = split_authority(authority).filter(|_| !authority.ends_with(':'))?;
         Some(Self {
             secure,
             host: host.to_ascii_lowercase(),
@@ -72,28 +74,6 @@ impl Origin {
         let name = self.host.trim_start_matches('[').trim_end_matches(']');
         name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
-}
-
-/// Host and port; `None` where it is neither a name, an IPv4 address nor an IPv6 address in brackets.
-fn split_authority(text: &str) -> Option<(&str, Option<u16>)> {
-    let (host, port) = match text.rfind(':') {
-        // The last colon of an IPv6 address is inside its brackets.
-        Some(at) if !text[at..].contains(']') => (&text[..at], Some(port(&text[at + 1..])?)),
-        _ => (text, None),
-    };
-    let sound = match host.strip_prefix('[') {
-        Some(address) => address.strip_suffix(']').is_some_and(|address| address.parse::<IpAddr>().is_ok()),
-        None => {
-            !host.is_empty()
-                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
-        }
-    };
-    sound.then_some((host, port))
-}
-
-fn port(text: &str) -> Option<u16> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits)
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use super::{is_valid_key, list_elements};
+use super::grammar::{is_extension_list, is_target, is_token_list, list_elements, split_authority};
+use super::is_valid_key;
 
 /// The most headers that any configuration can allow: they are parsed into an array on the stack.
 pub const HEADERS_CEILING: usize = 128;
@@ -13,6 +14,7 @@ pub const HEADERS_CEILING: usize = 128;
 #[derive(Debug)]
 pub struct Request<'h> {
     target: &'h str,
+    host: &'h str,
     headers: Vec<(&'h str, &'h str)>,
     upgrade: Upgrade<'h>,
 }
@@ -41,6 +43,8 @@ pub enum RequestError {
     TooManyHeaders,
     /// Not GET (section 4.1, requirement 2).
     Method,
+    /// HEAD, whose answer has no body (RFC 9110 section 9.3.2).
+    Head,
     /// Another version of HTTP than 1.1.
     HttpVersion,
     /// Another version of the protocol than 13 (section 4.4).
@@ -53,7 +57,7 @@ impl RequestError {
         match self {
             Self::Malformed(_) => 400,
             Self::HeadTooLong | Self::TooManyHeaders => 431,
-            Self::Method => 405,
+            Self::Method | Self::Head => 405,
             Self::HttpVersion => 505,
             Self::WebSocketVersion => 426,
         }
@@ -66,7 +70,7 @@ impl fmt::Display for RequestError {
             Self::Malformed(what) => what,
             Self::HeadTooLong => "request head too long",
             Self::TooManyHeaders => "too many headers",
-            Self::Method => "method not allowed",
+            Self::Method | Self::Head => "method not allowed",
             Self::HttpVersion => "HTTP version not supported",
             Self::WebSocketVersion => "WebSocket version not supported",
         })
@@ -88,12 +92,14 @@ impl<'h> Request<'h> {
             Ok(httparse::Status::Complete(used)) if used == head.len() => {}
             Ok(_) => return Err(RequestError::Malformed("malformed request head")),
             Err(httparse::Error::TooManyHeaders) => return Err(RequestError::TooManyHeaders),
-            // httparse knows 1.0 and 1.1 and calls anything else an error of the version.
-            Err(httparse::Error::Version) => return Err(RequestError::HttpVersion),
+            // httparse knows 1.0 and 1.1 and calls anything else, or a line that is none, an error of the version.
+            Err(httparse::Error::Version) if names_a_version(head) => return Err(RequestError::HttpVersion),
             Err(_) => return Err(RequestError::Malformed("malformed request head")),
         }
-        if parsed.method != Some("GET") {
-            return Err(RequestError::Method);
+        match parsed.method {
+            Some("GET") => {}
+            Some("HEAD") => return Err(RequestError::Head),
+            _ => return Err(RequestError::Method),
         }
         if parsed.version != Some(1) {
             return Err(RequestError::HttpVersion);
@@ -106,8 +112,10 @@ impl<'h> Request<'h> {
                 Err(_) => Err(RequestError::Malformed("header value is not UTF-8")),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let mut request = Self { target: parsed.path.unwrap_or("/"), headers, upgrade: Upgrade::No };
-        request.check_http()?;
+        let mut request =
+            Self { target: parsed.path.unwrap_or_default(), host: "", headers, upgrade: Upgrade::No };
+        request.check_target_and_host()?;
+        request.check_no_body()?;
         request.upgrade = request.check_upgrade()?;
         Ok(request)
     }
@@ -140,9 +148,10 @@ impl<'h> Request<'h> {
             .map(|&(_, value)| value)
     }
 
-    /// The `Host` header; every sound request has exactly one.
+    /// The host, and perhaps the port, that the request is for: that of the target where it names one, else of the
+    /// `Host` header, of which every sound request has exactly one.
     pub fn host(&self) -> &'h str {
-        self.header("host").unwrap_or_default()
+        self.host
     }
 
     /// The page that a browser says the connection comes from.
@@ -160,23 +169,34 @@ impl<'h> Request<'h> {
         self.upgrade
     }
 
-    /// RFC 9112: what every request must keep to, upgrade or not.
-    fn check_http(&self) -> Result<(), RequestError> {
-        if !self.target.starts_with('/') {
-            return Err(RequestError::Malformed("target is not a path"));
+    /// RFC 9112 section 3.2, and what every target may consist of.
+    fn check_target_and_host(&mut self) -> Result<(), RequestError> {
+        let Some(host) = self.only("host").filter(|host| split_authority(host).is_some()) else {
+            return Err(RequestError::Malformed("exactly one Host header with a host is needed"));
+        };
+        self.host = host;
+        // "a server MUST accept the absolute-form in requests" and "MUST ignore the received Host header field"
+        let scheme = self.target.split_once("://").map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest));
+        if let Some((scheme, rest)) = scheme
+            && (scheme == "http" || scheme == "https")
+        {
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(end);
+            if split_authority(authority).is_none() {
+                return Err(RequestError::Malformed("target without a host"));
+            }
+            self.host = authority;
+            self.target = if path.is_empty() { "/" } else { path };
         }
-        if self.headers("host").count() != 1 {
-            return Err(RequestError::Malformed("exactly one Host header is needed"));
-        }
-        // What follows the head is frames or nothing: a body that two readers could delimit in two ways is how
-        // requests are smuggled.
-        if self.header("transfer-encoding").is_some() {
-            return Err(RequestError::Malformed("a request with a body"));
-        }
-        if self.headers("content-length").any(|length| length != "0") {
-            return Err(RequestError::Malformed("a request with a body"));
-        }
-        Ok(())
+        if is_target(self.target) { Ok(()) } else { Err(RequestError::Malformed("target is not a path")) }
+    }
+
+    /// What follows the head is frames or nothing: a body that two readers could delimit in two ways is how requests
+    /// are smuggled.
+    fn check_no_body(&self) -> Result<(), RequestError> {
+        let body = self.header("transfer-encoding").is_some()
+            || self.headers("content-length").any(|length| length != "0");
+        if body { Err(RequestError::Malformed("a request with a body")) } else { Ok(()) }
     }
 
     /// Section 4.2.1, point by point.
@@ -195,8 +215,18 @@ impl<'h> Request<'h> {
         if !connection {
             return Err(RequestError::Malformed("Connection does not say Upgrade"));
         }
-        if self.headers("content-length").next().is_some() {
+        // An expectation is about a body (RFC 9110 section 10.1.1), even where its length is 0.
+        if self.header("content-length").is_some() || self.header("expect").is_some() {
             return Err(RequestError::Malformed("a handshake with a body"));
+        }
+        if self.headers("origin").count() > 1 {
+            return Err(RequestError::Malformed("more than one Origin"));
+        }
+        if !self.headers("sec-websocket-protocol").all(is_token_list) {
+            return Err(RequestError::Malformed("malformed Sec-WebSocket-Protocol"));
+        }
+        if !self.headers("sec-websocket-extensions").all(is_extension_list) {
+            return Err(RequestError::Malformed("malformed Sec-WebSocket-Extensions"));
         }
         match self.only("sec-websocket-version") {
             Some("13") => {}
@@ -215,6 +245,24 @@ impl<'h> Request<'h> {
         let first = values.next()?;
         values.next().is_none().then_some(first)
     }
+}
+
+/// Whether the request line ends in a version of HTTP, so that the line is sound but for that.
+fn names_a_version(head: &[u8]) -> bool {
+    let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|&byte| byte == b' ');
+    let (Some(_), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
+    let digit = |at: usize| version.get(at).is_some_and(u8::is_ascii_digit);
+    !target.is_empty()
+        && version.len() == 8
+        && version.starts_with(b"HTTP/")
+        && digit(5)
+        && version[6] == b'.'
+        && digit(7)
 }
 
 #[cfg(test)]
@@ -270,7 +318,18 @@ mod tests {
         assert_eq!(error(&SOUND.replace("dGhlIHNhbXBsZSBub25jZQ==", "short")).status(), 400);
         assert_eq!(error(&SOUND.replace("Host: server.example.com\r\n", "")).status(), 400);
         assert_eq!(error(&SOUND.replace("Host:", "Host : a\r\nX:")).status(), 400);
-        assert_eq!(error(&SOUND.replace("GET /chat", "GET http://a/chat")).status(), 400);
+        assert_eq!(error(&SOUND.replace("HTTP/1.1", "HTTP/1")).status(), 400);
+        assert_eq!(error(&SOUND.replace("GET /chat", "GET ftp://a/chat")).status(), 400);
+    }
+
+    #[test]
+    fn an_absolute_target_says_which_host() {
+        let head = SOUND.replace("GET /chat", "GET http://a.test:81/chat");
+        let request = Request::parse(head.as_bytes(), 64).expect("sound");
+        assert_eq!((request.host(), request.target()), ("a.test:81", "/chat?x=1"));
+        let head = SOUND.replace("GET /chat?x=1", "GET HTTPS://a.test");
+        let request = Request::parse(head.as_bytes(), 64).expect("sound");
+        assert_eq!((request.host(), request.target()), ("a.test", "/"));
     }
 
     #[test]

@@ -53,6 +53,13 @@ impl Response {
         Self { status, content_type: "text/plain; charset=utf-8".into(), headers: headers.into(), body }
     }
 
+    /// The same answer without its body: for HEAD.
+    #[must_use]
+    pub fn without_body(mut self) -> Self {
+        self.body = Cow::Borrowed(&[]);
+        self
+    }
+
     /// Appends the answer to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let head = format!(
