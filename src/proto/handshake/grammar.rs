@@ -35,10 +35,7 @@ pub(super) fn split_authority(text: &str) -> Option<(&str, Option<u16>)> {
         Some(address) => {
             address.strip_suffix(']').is_some_and(|it| it.parse::<core::net::Ipv6Addr>().is_ok())
         }
-        None => {
-            !host.is_empty()
-                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
-        }
+        None => is_name(host),
     };
     sound.then_some((host, port))
 }
