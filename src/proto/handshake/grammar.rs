@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(split_authority("[::1]"), Some(("[::1]", None)));
         assert_eq!(split_authority("a%2Db:"), Some(("a%2Db", None)), "a port may be empty");
         for text in [
-            "", ":80", "a:", "a:x", "a:+1", "a:65536", "::1", "[::1", "[]", "[::1]x", "a@b", "a b", "a/b",
+            "", ":80", "a:x", "a:+1", "a:65536", "::1", "[::1", "[]", "[::1]x", "a@b", "a b", "a/b",
             "é",
         ] {
             assert_eq!(split_authority(text), None, "{text}");
