@@ -19,7 +19,7 @@ impl Core {
     pub(super) fn request(&mut self, key: Key, entry: &mut Entry, head: &[u8]) {
         let request = match Request::parse(head, self.limits.max_headers as usize) {
             Ok(request) => request,
-            Err(error) => return self.refuse(key, entry, error),
+            Err(error) => return self.refuse(key, entry, head, error),
         };
         let Upgrade::WebSocket { key: ws_key } = request.upgrade() else {
             self.metrics.http_requests.add(1);
@@ -93,11 +93,13 @@ impl Core {
         self.call(key, entry, |app, cx| app.on_open(cx));
     }
 
-    pub(super) fn refuse(&mut self, key: Key, entry: &mut Entry, error: RequestError) {
+    /// `head` is the request as far as it came.
+    pub(super) fn refuse(&mut self, key: Key, entry: &mut Entry, head: &[u8], error: RequestError) {
         self.metrics.handshakes_refused.add(1);
         debug!(id = %self.id(key), status = error.status(), %error, "handshake refused");
         let mut response = Response::text(error.status(), format!("{error}\n"));
-        if error == RequestError::Head {
+        // "The server MUST NOT send content in the response" to HEAD (RFC 9110 section 9.3.2).
+        if head.starts_with(b"HEAD ") {
             response = response.without_body();
         }
         self.answer(entry, &response);

@@ -212,7 +212,7 @@ impl Core {
                     at = used;
                     self.request(key, entry, &head);
                 }
-                Err(error) => return self.refuse(key, entry, error),
+                Err(error) => return self.refuse(key, entry, input, error),
             }
         }
         let mut inflated = 0;

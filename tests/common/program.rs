@@ -73,6 +73,10 @@ impl Program {
         Client::open(self.addresses()[0], path)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(self.child.as_ref().expect("running"));
         kill_process(pid, signal).expect("it is ours, and was not waited for");

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::grammar::{is_extension_list, is_target, is_token_list, list_elements, split_authority};
+use super::grammar::{is_extension_list, is_target, is_token, list_elements, split_authority};
 use super::is_valid_key;
 
 /// The most headers that any configuration can allow: they are parsed into an array on the stack.
@@ -43,8 +43,6 @@ pub enum RequestError {
     TooManyHeaders,
     /// Not GET (section 4.1, requirement 2).
     Method,
-    /// HEAD, whose answer has no body (RFC 9110 section 9.3.2).
-    Head,
     /// Another version of HTTP than 1.1.
     HttpVersion,
     /// Another version of the protocol than 13 (section 4.4).
@@ -57,7 +55,7 @@ impl RequestError {
         match self {
             Self::Malformed(_) => 400,
             Self::HeadTooLong | Self::TooManyHeaders => 431,
-            Self::Method | Self::Head => 405,
+            Self::Method => 405,
             Self::HttpVersion => 505,
             Self::WebSocketVersion => 426,
         }
@@ -70,7 +68,7 @@ impl fmt::Display for RequestError {
             Self::Malformed(what) => what,
             Self::HeadTooLong => "request head too long",
             Self::TooManyHeaders => "too many headers",
-            Self::Method | Self::Head => "method not allowed",
+            Self::Method => "method not allowed",
             Self::HttpVersion => "HTTP version not supported",
             Self::WebSocketVersion => "WebSocket version not supported",
         })
@@ -96,10 +94,8 @@ impl<'h> Request<'h> {
             Err(httparse::Error::Version) if names_a_version(head) => return Err(RequestError::HttpVersion),
             Err(_) => return Err(RequestError::Malformed("malformed request head")),
         }
-        match parsed.method {
-            Some("GET") => {}
-            Some("HEAD") => return Err(RequestError::Head),
-            _ => return Err(RequestError::Method),
+        if parsed.method != Some("GET") {
+            return Err(RequestError::Method);
         }
         if parsed.version != Some(1) {
             return Err(RequestError::HttpVersion);
@@ -127,7 +123,11 @@ impl<'h> Request<'h> {
 
     /// The path without the query, not percent-decoded.
     pub fn path(&self) -> &'h str {
-        self.target.split_once('?').map_or(self.target, |(path, _)| path)
+        match self.target.split_once('?') {
+            Some(("", _)) => "/",
+            Some((path, _)) => path,
+            None => self.target,
+        }
     }
 
     /// The query without its `?`, not decoded.
@@ -187,8 +187,16 @@ impl<'h> Request<'h> {
             }
             self.host = authority;
             self.target = if path.is_empty() { "/" } else { path };
+            // `http://host?query` has an empty path, which is `/`.
+            if self.target.starts_with('?') && is_target(self.target) {
+                return Ok(());
+            }
         }
-        if is_target(self.target) { Ok(()) } else { Err(RequestError::Malformed("target is not a path")) }
+        if self.target.starts_with('/') && is_target(self.target) {
+            Ok(())
+        } else {
+            Err(RequestError::Malformed("target is not a path"))
+        }
     }
 
     /// What follows the head is frames or nothing: a body that two readers could delimit in two ways is how requests
@@ -222,7 +230,9 @@ impl<'h> Request<'h> {
         if self.headers("origin").count() > 1 {
             return Err(RequestError::Malformed("more than one Origin"));
         }
-        if !self.headers("sec-websocket-protocol").all(is_token_list) {
+        // Several lines are one list (RFC 9110 section 5.3).
+        let offers = self.header("sec-websocket-protocol").is_some();
+        if offers && !(self.subprotocols().next().is_some() && self.subprotocols().all(is_token)) {
             return Err(RequestError::Malformed("malformed Sec-WebSocket-Protocol"));
         }
         if !self.headers("sec-websocket-extensions").all(is_extension_list) {
