@@ -100,14 +100,18 @@ impl<'h> Request<'h> {
         if parsed.version != Some(1) {
             return Err(RequestError::HttpVersion);
         }
-        let headers = parsed
-            .headers
-            .iter()
-            .map(|header| match std::str::from_utf8(header.value) {
-                Ok(value) => Ok((header.name, value.trim_matches([' ', '\t']))),
-                Err(_) => Err(RequestError::Malformed("header value is not UTF-8")),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut headers = Vec::with_capacity(parsed.headers.len());
+        for header in parsed.headers.iter() {
+            match std::str::from_utf8(header.value) {
+                Ok(value) => headers.push((header.name, value.trim_matches([' ', '\t']))),
+                Err(_) if is_ours(header.name) => {
+                    return Err(RequestError::Malformed("header value is not UTF-8"));
+                }
+                // "A recipient SHOULD treat other allowed octets in field content ... as opaque data" (RFC 9110
+                // section 5.5): a cookie in Latin-1 is nothing to us, and nothing that a `&str` could hold.
+                Err(_) => {}
+            }
+        }
         let mut request =
             Self { target: parsed.path.unwrap_or_default(), host: "", headers, upgrade: Upgrade::No };
         request.check_target_and_host()?;
@@ -135,7 +139,7 @@ impl<'h> Request<'h> {
         self.target.split_once('?').map(|(_, query)| query)
     }
 
-    /// The first header of that name, whatever its case.
+    /// The first header of that name, whatever its case. Values that are not UTF-8 are left out.
     pub fn header(&self, name: &str) -> Option<&'h str> {
         self.headers(name).next()
     }
@@ -255,6 +259,14 @@ impl<'h> Request<'h> {
         let first = values.next()?;
         values.next().is_none().then_some(first)
     }
+}
+
+/// Whether we act on a header of this name.
+fn is_ours(name: &str) -> bool {
+    const OURS: [&str; 7] =
+        ["host", "upgrade", "connection", "origin", "content-length", "transfer-encoding", "expect"];
+    let name = name.to_ascii_lowercase();
+    OURS.contains(&name.as_str()) || name.starts_with("sec-websocket-")
 }
 
 /// Whether the request line ends in a version of HTTP, so that the line is sound but for that.
