@@ -14,8 +14,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version,
     about = "Loads a WebSocket server and measures what its users would feel",
     after_help = "Exit codes: 0 the run is VALID or SUSPECT, 1 could not connect or write a file, 2 bad usage or \
-                  a plan that cannot work here, 97 the run is INVALID. Reserved: 96 inconclusive, 98 regression, \
-                  99 threshold.",
+                  a plan that cannot work here, 96 inconclusive (with --strict), 97 the run is INVALID, \
+                  98 regression. Reserved: 99 threshold.",
     args_conflicts_with_subcommands = true,
     max_term_width = 80
 )]
@@ -31,13 +31,76 @@ pub struct Cli {
 /// Other things than a run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Put the quantiles of two .hlog files side by side
-    Compare {
-        /// The .hlog that is compared against
-        a: PathBuf,
-        /// The .hlog that is compared
-        b: PathBuf,
-    },
+    /// Compare two servers, in pairs of runs with fresh processes
+    Ab(Box<AbArgs>),
+    /// Compare runs that were stored with --hlog or --json
+    Compare(CompareArgs),
+}
+
+/// The flags of `ab`.
+#[derive(Debug, Args)]
+pub struct AbArgs {
+    /// The command that starts server A; {port} stands for its port, or it prints its address
+    #[arg(long, value_name = "CMD", help_heading = "Comparison")]
+    pub a: String,
+    /// The command that starts server B
+    #[arg(long, value_name = "CMD", help_heading = "Comparison")]
+    pub b: Option<String>,
+    /// Compare A with itself: the noise of this machine
+    #[arg(long, help_heading = "Comparison")]
+    pub aa: bool,
+    /// Pairs of runs
+    #[arg(long, default_value = "10", value_name = "N", value_parser = whole, help_heading = "Comparison")]
+    pub pairs: u32,
+    /// What decides, at most three, with the rise that is let pass: response.p50=3%,cpu
+    #[arg(long, value_name = "METRIC[=PERCENT]", value_delimiter = ',', help_heading = "Comparison")]
+    pub gate: Vec<String>,
+    /// Exit with 96 where nothing is certain
+    #[arg(long, help_heading = "Comparison")]
+    pub strict: bool,
+    /// Write the files of all runs, and the comparison, to this directory
+    #[arg(long, value_name = "DIR", help_heading = "Comparison")]
+    pub out: Option<PathBuf>,
+    /// Each run.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// The flags of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// A file of each side: A, then B
+    #[arg(value_name = "FILE", num_args = 2, conflicts_with_all = ["a", "b"])]
+    pub files: Vec<PathBuf>,
+    /// Several files of side A, in the order of the pairs
+    #[arg(long, value_name = "FILES", num_args = 1.., requires = "b")]
+    pub a: Vec<PathBuf>,
+    /// As many files of side B
+    #[arg(long, value_name = "FILES", num_args = 1.., requires = "a")]
+    pub b: Vec<PathBuf>,
+    /// What decides, at most three, with the rise that is let pass: response.p50=3%,cpu
+    #[arg(long, value_name = "METRIC[=PERCENT]", value_delimiter = ',')]
+    pub gate: Vec<String>,
+    /// Exit with 96 where nothing is certain
+    #[arg(long)]
+    pub strict: bool,
+    /// Write the comparison as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl CompareArgs {
+    /// The files of A and those of B.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn sides(&self) -> Result<(&[PathBuf], &[PathBuf]), String> {
+        match (&self.files[..], &self.a[..], &self.b[..]) {
+            ([a, b], [], []) => Ok((std::slice::from_ref(a), std::slice::from_ref(b))),
+            ([], [_, ..], [_, ..]) => Ok((&self.a, &self.b)),
+            _ => Err("compare: give two files, or --a FILES --b FILES".to_owned()),
+        }
+    }
 }
 
 /// What the connections do.
@@ -52,6 +115,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Echo, Self::Broadcast, Self::Idle];
+
     /// As in the flags and the JSON.
     pub const fn name(self) -> &'static str {
         match self {
@@ -231,7 +297,7 @@ mod tests {
             ("--text --binary", "--binary"),
             ("--cons 5", "--conns"),
             ("--duration", "--duration"),
-            ("compare a.hlog", "<B>"),
+            ("compare a.hlog", "2 values"),
         ] {
             let (text, code) = try_parse(line).expect_err(line);
             assert_eq!(code, 2, "{line}");
@@ -247,6 +313,6 @@ mod tests {
             (run.url.as_str(), run.conns, run.rate, run.mode),
             ("ws://h:1/x", 50_000, Some(5e3), Mode::Broadcast)
         );
-        assert!(matches!(try_parse("compare a b").expect("sound").command, Some(Command::Compare { .. })));
+        assert!(matches!(try_parse("compare a b").expect("sound").command, Some(Command::Compare(_))));
     }
 }

@@ -153,6 +153,7 @@ pub fn summarize(
         plan: plan.clone(),
         connecting,
         fanout: broadcast.then_some(Fanout { spans: collector.spans }),
+        by_second: collector.seconds,
         response: samples.response,
         service: samples.service,
         integrity,

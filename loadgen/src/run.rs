@@ -13,9 +13,9 @@ use crate::outcome::summarize;
 use crate::plan::{Machine, Plan, Wish, local_ports};
 use crate::progress::Progress;
 use crate::report::hlog::HlogWriter;
+use crate::report::summary::Summary;
 use crate::report::{hgrm, json, table};
 use crate::server::probe;
-use crate::verdict::Verdict;
 
 /// Why there is no result.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,13 +24,27 @@ pub enum Failure {
     Usage(String),
     /// The server cannot be reached, or the system gave out: exit code 1.
     Broken(String),
+    /// The generator could not do what was asked: exit code 97.
+    Invalid(String),
+}
+
+impl Failure {
+    /// The same with another line.
+    #[must_use]
+    pub fn map(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Usage(line) => Self::Usage(change(line)),
+            Self::Broken(line) => Self::Broken(change(line)),
+            Self::Invalid(line) => Self::Invalid(change(line)),
+        }
+    }
 }
 
 /// Does one run and writes its report to `out`. `interrupted` becomes true when the user has had enough.
 ///
 /// # Errors
-/// There is no result to report; otherwise the verdict.
-pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> Result<Verdict, Failure> {
+/// There is no result to report; otherwise the result.
+pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> Result<Summary, Failure> {
     let server = config.target.resolve().map_err(Failure::Broken)?;
     let machine = machine()?;
     let wish = Wish { conns: config.conns, threads: config.threads, server };
@@ -69,7 +83,7 @@ pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> R
         hlog.finish(&summary).map_err(|error| write_error("--hlog", path, &error))?;
     }
     coordinator.join();
-    Ok(summary.verdict)
+    Ok(summary)
 }
 
 fn print<W: Write>(out: &mut W, what: impl FnOnce(&mut W) -> std::io::Result<()>) -> Result<(), Failure> {
@@ -81,7 +95,8 @@ fn file_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Fai
 }
 
 /// The file could be made, but not be filled: no longer the user's mistake.
-fn write_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Failure {
+/// A line about a file that could be made, but not be filled.
+pub fn write_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Failure {
     Failure::Broken(format!("{flag} {}: {error}", path.display()))
 }
 

@@ -9,6 +9,7 @@ use super::summary::Summary;
 use crate::config::{Config, Load};
 use crate::payload::Format;
 use crate::record::{Latencies, Quantile};
+use crate::seconds::Second;
 
 /// Writes the report to a file.
 ///
@@ -76,6 +77,7 @@ pub fn value(it: &Summary) -> Value {
             "user_s": server.user_s,
             "system_s": server.system_s,
             "wall_s": server.wall_s,
+            "cpu_us_per_message": server.cpu_us_per_message(it.rates.received),
             "rss_bytes": server.rss_bytes,
             "rss_bytes_per_conn": server.rss_bytes_per_conn,
         })),
@@ -85,6 +87,19 @@ pub fn value(it: &Summary) -> Value {
             "send_late_p99_us": it.generator.late.as_ref().and_then(|late| late.quantile_ns(Quantile::P99)).map(us),
             "send_late_max_us": it.generator.late.as_ref().and_then(Latencies::max_ns).map(us),
         },
+        "by_second": it.by_second.iter().map(second).collect::<Vec<_>>(),
+    })
+}
+
+fn second(it: &Second) -> Value {
+    json!({
+        "second": it.number,
+        "warmup": it.warmup,
+        "sent": it.sent,
+        "received": it.received,
+        "p50_us": it.p50_ns.map(us),
+        "p99_us": it.p99_ns.map(us),
+        "max_us": it.max_ns.map(us),
     })
 }
 
