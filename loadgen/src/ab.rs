@@ -14,7 +14,7 @@ use crate::compare::stored::Stored;
 use crate::compare::{Comparison, GATES_MAX};
 use crate::config::Config;
 use crate::launch::Launched;
-use crate::report::comparison;
+use crate::report::{comparison, html};
 use crate::run::{self, Failure, write_error};
 use crate::verdict::Verdict;
 
@@ -59,6 +59,7 @@ impl Session {
             ("--server-pid", args.run.server_pid.is_some()),
             ("--hlog", args.run.hlog.is_some()),
             ("--hgrm", args.run.hgrm.is_some()),
+            ("--csv", args.run.csv.is_some()),
         ] {
             if given {
                 return Err(format!(
@@ -147,11 +148,16 @@ pub fn run(session: &Session, interrupted: &AtomicBool, out: &mut impl Write) ->
     };
     table(out).map_err(|error| Failure::Broken(format!("standard output: {error}")))?;
     let labels = [session.commands[0].as_str(), if session.aa { "the same" } else { &session.commands[1] }];
-    write_files(session, &it, labels)?;
+    write_files(session, &it, [a, b], labels)?;
     Ok(comparison::exit_code(it.outcome(), session.strict))
 }
 
-fn write_files(session: &Session, it: &Comparison, labels: [&str; 2]) -> Result<(), Failure> {
+fn write_files(
+    session: &Session,
+    it: &Comparison,
+    [a, b]: [&[Stored]; 2],
+    labels: [&str; 2],
+) -> Result<(), Failure> {
     let named = |name: &str| session.out.as_ref().map(|dir| dir.join(name));
     let mut value = comparison::value(it);
     value["commands"] = labels.into();
@@ -159,6 +165,12 @@ fn write_files(session: &Session, it: &Comparison, labels: [&str; 2]) -> Result<
     for (flag, path) in [("--json", session.config.json.clone()), ("--out", named("comparison.json"))] {
         if let Some(path) = path {
             fs::write(&path, format!("{value:#}\n")).map_err(|error| write_error(flag, &path, &error))?;
+        }
+    }
+    for (flag, path) in [("--html", session.config.html.clone()), ("--out", named("comparison.html"))] {
+        if let Some(path) = path {
+            let page = html::comparison(it, a, b, labels);
+            fs::write(&path, page).map_err(|error| write_error(flag, &path, &error))?;
         }
     }
     Ok(())
@@ -176,7 +188,7 @@ fn one_run(session: &Session, pair: u32, side: usize, interrupted: &AtomicBool) 
     let file = |ending: &str| {
         session.out.as_ref().map(|dir: &std::path::PathBuf| dir.join(format!("{name}.{ending}")))
     };
-    (config.json, config.hlog) = (file("json"), file("hlog"));
+    (config.json, config.hlog, config.html) = (file("json"), file("hlog"), file("html"));
     let summary = run::execute(&config, interrupted, &mut std::io::sink())
         .map_err(|failure| failure.map(|line| format!("run {name}: {line}")))?;
     server.stop();

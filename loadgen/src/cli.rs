@@ -35,6 +35,23 @@ pub enum Command {
     Ab(Box<AbArgs>),
     /// Compare runs that were stored with --hlog or --json
     Compare(CompareArgs),
+    /// Make a page of a run that was stored with --hlog
+    Report {
+        /// The .hlog of the run
+        file: PathBuf,
+        /// Where the page goes
+        #[arg(long, value_name = "FILE")]
+        html: PathBuf,
+    },
+    /// Put the logs of generators together that ran side by side
+    Merge {
+        /// The .hlog of each generator
+        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Where the sum goes
+        #[arg(short, long, value_name = "FILE")]
+        out: PathBuf,
+    },
 }
 
 /// The flags of `ab`.
@@ -87,6 +104,9 @@ pub struct CompareArgs {
     /// Write the comparison as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write the comparison as a page with pictures
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 impl CompareArgs {
@@ -196,6 +216,12 @@ pub struct RunArgs {
     /// Write the percentile distribution of the response times
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub hgrm: Option<PathBuf>,
+    /// Write a page with pictures: one file, needs nothing else
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub html: Option<PathBuf>,
+    /// Write the run second by second as comma-separated values
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub csv: Option<PathBuf>,
     /// No progress bar
     #[arg(short = 'q', long = "no-progress", alias = "quiet", help_heading = "Output")]
     pub no_progress: bool,

@@ -72,6 +72,10 @@ pub struct Config {
     pub hlog: Option<PathBuf>,
     /// Where the percentile distribution goes.
     pub hgrm: Option<PathBuf>,
+    /// Where the page with pictures goes.
+    pub html: Option<PathBuf>,
+    /// Where the table of seconds goes.
+    pub csv: Option<PathBuf>,
     /// Whether to show progress.
     pub progress: bool,
 }
@@ -141,6 +145,8 @@ impl Config {
             json: args.json,
             hlog: args.hlog,
             hgrm: args.hgrm,
+            html: args.html,
+            csv: args.csv,
             progress: !args.no_progress,
         })
     }

@@ -29,6 +29,7 @@ pub mod files;
 pub mod instrument;
 pub mod launch;
 pub mod ledger;
+pub mod merge;
 pub mod net;
 pub mod outcome;
 pub mod payload;

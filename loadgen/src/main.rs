@@ -54,6 +54,8 @@ fn obey(cli: Cli) -> Result<u8, Failure> {
     let fresh_seed = fastrand::u64(..SEED_MAX);
     match cli.command {
         Some(Command::Compare(args)) => files::compare(&args, &mut out),
+        Some(Command::Report { file, html }) => files::report(&file, &html),
+        Some(Command::Merge { files: logs, out: to }) => files::merge(&logs, &to, &mut out),
         Some(Command::Ab(args)) => {
             let session = Session::new(*args, fresh_seed).map_err(Failure::Usage)?;
             ab::run(&session, &*on_ctrl_c()?, &mut out)

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 
 use crate::cli::Mode;
+use crate::compare::stored::Stored;
 use crate::config::Config;
 use crate::coordinate::Coordinator;
 use crate::crew::Crew;
@@ -14,7 +15,7 @@ use crate::plan::{Machine, Plan, Wish, local_ports};
 use crate::progress::Progress;
 use crate::report::hlog::HlogWriter;
 use crate::report::summary::Summary;
-use crate::report::{hgrm, json, table};
+use crate::report::{csv, hgrm, html, json, table};
 use crate::server::probe;
 
 /// Why there is no result.
@@ -55,7 +56,9 @@ pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) 
         }
         None => None,
     };
-    for (flag, path) in [("--json", &config.json), ("--hgrm", &config.hgrm)] {
+    for (flag, path) in
+        [("--json", &config.json), ("--hgrm", &config.hgrm), ("--html", &config.html), ("--csv", &config.csv)]
+    {
         if let Some(path) = path {
             std::fs::File::create(path).map_err(|error| file_error(flag, path, &error))?;
         }
@@ -78,6 +81,14 @@ pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) 
     }
     if let Some(path) = &config.hgrm {
         hgrm::write(path, &summary.response).map_err(|error| write_error("--hgrm", path, &error))?;
+    }
+    if let Some(path) = &config.html {
+        let stored = Stored::of(String::new(), &summary);
+        let page = html::run(&stored.result, &stored.curves, &summary.by_second);
+        std::fs::write(path, page).map_err(|error| write_error("--html", path, &error))?;
+    }
+    if let Some(path) = &config.csv {
+        csv::write(path, &summary.by_second).map_err(|error| write_error("--csv", path, &error))?;
     }
     if let (Some(hlog), Some(path)) = (hlog, &config.hlog) {
         hlog.finish(&summary).map_err(|error| write_error("--hlog", path, &error))?;

@@ -14,7 +14,7 @@ pub const CELL_NS_MIN: f64 = 1e3;
 pub struct Second {
     /// Counted from the start of the warm-up.
     pub number: u32,
-    /// Nothing in it was measured.
+    /// Most of it was not measured.
     pub warmup: bool,
     /// Messages written.
     pub sent: u64,
@@ -35,11 +35,15 @@ impl Second {
     pub fn of(interval: &Interval) -> Self {
         let mut response = Latencies::default();
         let mut sent = 0;
-        for samples in [&interval.slice.warmup, &interval.slice.measured].into_iter().flatten() {
+        // The threads' seconds begin a little late: a warm-up's last one has the first measured messages.
+        let mut most = (0, false);
+        for (samples, warmup) in [(&interval.slice.warmup, true), (&interval.slice.measured, false)] {
+            let Some(samples) = samples else { continue };
             response.merge(&samples.response);
             sent += samples.late.count();
+            most = most.max((samples.response.count(), warmup));
         }
-        Self { sent, ..Self::from_latencies(interval.number, interval.slice.measured.is_none(), &response) }
+        Self { sent, ..Self::from_latencies(interval.number, most.1, &response) }
     }
 
     /// As far as the response times tell.

@@ -12,11 +12,11 @@ use crate::report::format::{bytes, duration};
 /// The quantities with quantiles, and where a JSON result has them.
 pub const QUANTITIES: [(&str, &str); 7] = [
     ("response", "/response_us"),
-    ("service", "/service_us"),
     ("fanout_each", "/fanout/each_us"),
     ("fanout_first", "/fanout/first_us"),
     ("fanout_last", "/fanout/last_us"),
     ("fanout_spread", "/fanout/spread_us"),
+    ("service", "/service_us"),
     ("upgrade", "/connect/upgrade_us"),
 ];
 

@@ -114,6 +114,23 @@ impl<W: Write> HlogWriter<W> {
     }
 }
 
+/// A log of totals: each quantity is one interval of a second.
+///
+/// # Errors
+/// A histogram cannot be written.
+pub fn write_totals(tags: &BTreeMap<String, Latencies>, result: &Value) -> io::Result<String> {
+    let mut out = Vec::new();
+    writeln!(out, "{VERSION}")?;
+    writeln!(out, "{CONFIG}{}", result["config"])?;
+    let mut writer = HlogWriter { out: &mut out, serializer: V2DeflateSerializer::new(), response: "" };
+    for (tag, latencies) in tags {
+        writer.histogram(0, "", tag, latencies)?;
+    }
+    writeln!(out, "{VERDICT}{}", result["verdict"].as_str().unwrap_or_default())?;
+    writeln!(out, "{RESULT}{result}")?;
+    String::from_utf8(out).map_err(io::Error::other)
+}
+
 /// A log that was read back: its tags with the sums of their intervals, without the warm-up.
 #[derive(Debug, Default)]
 pub struct Hlog {

@@ -76,6 +76,7 @@ pub fn value(it: &Summary) -> Value {
             "pid": server.pid,
             "user_s": server.user_s,
             "system_s": server.system_s,
+            "cpu_s": server.cpu_s,
             "wall_s": server.wall_s,
             "cpu_us_per_message": server.cpu_us_per_message(it.rates.received),
             "rss_bytes": server.rss_bytes,
@@ -129,7 +130,8 @@ pub fn config(it: &Config) -> Value {
     })
 }
 
-fn quantiles(it: &Latencies) -> Value {
+/// The quantiles of one quantity, in microseconds.
+pub fn quantiles(it: &Latencies) -> Value {
     let quantile = |quantile| it.quantile_ns(quantile).map(us);
     json!({
         "n": it.count(),
