@@ -7,6 +7,9 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::payload::Sizes;
+use crate::schedule::Arrival;
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -171,9 +174,12 @@ pub struct RunArgs {
     /// Senders of a broadcast [default: 4]
     #[arg(long, value_name = "N", value_parser = whole, help_heading = "Load")]
     pub senders: Option<u32>,
-    /// Bytes per message
-    #[arg(short, long, default_value = "128", value_name = "BYTES", value_parser = whole, help_heading = "Load")]
-    pub size: u32,
+    /// How the times of messages are spread
+    #[arg(long, value_enum, default_value = "constant", help_heading = "Load")]
+    pub arrival: Arrival,
+    /// Bytes per message; 64..4096 is any size between the two
+    #[arg(short, long, default_value = "128", value_name = "BYTES", value_parser = sizes, help_heading = "Load")]
+    pub size: Sizes,
     /// Send text messages
     #[arg(long, conflicts_with = "binary", help_heading = "Load")]
     pub text: bool,
@@ -186,6 +192,16 @@ pub struct RunArgs {
     /// What all randomness follows from [default: a new one per run]
     #[arg(long, value_name = "N", help_heading = "Load")]
     pub seed: Option<u64>,
+
+    /// A further header of the handshake, 'Name: value'; {conn} in it, or in the URL, is the connection's number
+    #[arg(short = 'H', long, value_name = "HEADER", value_parser = header, help_heading = "Handshake")]
+    pub header: Vec<(String, String)>,
+    /// The Origin header, as browsers send it
+    #[arg(long, help_heading = "Handshake")]
+    pub origin: Option<String>,
+    /// A subprotocol to offer; may be repeated, the best one first
+    #[arg(long, value_name = "NAME", help_heading = "Handshake")]
+    pub subprotocol: Vec<String>,
 
     /// How long to measure (10s, 500ms, 2m)
     #[arg(short, long, default_value = "10s", value_parser = duration, help_heading = "Phases")]
@@ -268,6 +284,28 @@ fn whole(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Sizes of messages: 128, 4k or 64..4096.
+fn sizes(text: &str) -> Result<Sizes, String> {
+    let (min, max) = text.split_once("..").unwrap_or((text, text));
+    match (whole(min)?, whole(max)?) {
+        (min, max) if min <= max => Ok(Sizes { min, max }),
+        (min, max) => Err(format!("{min} is more than {max}: give the smaller one first")),
+    }
+}
+
+/// A header: its name and value, sound as RFC 9110 has it (section 5).
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("give 'Name: value'")?;
+    let is_token = |it: u8| it.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&it);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(format!("'{name}' is no header name"));
+    }
+    if value.bytes().any(|it| it.is_ascii_control() && it != b'\t') {
+        return Err("a header's value is one line".to_owned());
+    }
+    Ok((name.to_owned(), value.trim().to_owned()))
+}
+
 /// A duration with its unit: 10s, 1.5s, 500ms, 2m, 1h; seconds without one.
 fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 5] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)];
@@ -323,6 +361,9 @@ mod tests {
             ("--text --binary", "--binary"),
             ("--cons 5", "--conns"),
             ("--duration", "--duration"),
+            ("--size 90..80", "--size"),
+            ("-H nonsense", "Name: value"),
+            ("-H a\u{7f}b:c", "no header name"),
             ("compare a.hlog", "2 values"),
         ] {
             let (text, code) = try_parse(line).expect_err(line);

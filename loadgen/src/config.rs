@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{Mode, RunArgs};
-use crate::payload::Format;
+use crate::payload::{Format, Sizes};
+use crate::schedule::Arrival;
 use crate::target::Target;
 
 /// Streams (receivers times senders) that the ledger keeps, at four bytes each.
@@ -47,7 +48,15 @@ pub struct Config {
     /// Senders of a broadcast; in echo, all are.
     pub senders: u32,
     /// Bytes per message.
-    pub size: u32,
+    pub sizes: Sizes,
+    /// How the times of messages are spread.
+    pub arrival: Arrival,
+    /// Further headers of the handshake.
+    pub headers: Vec<(String, String)>,
+    /// Its `Origin`.
+    pub origin: Option<String>,
+    /// The subprotocols that it offers.
+    pub subprotocols: Vec<String>,
     /// Text or binary.
     pub format: Format,
     /// Connections opened per second, where that is limited.
@@ -88,14 +97,14 @@ impl Config {
     pub fn new(args: RunArgs, fresh_seed: u64) -> Result<Self, String> {
         let target = Target::parse(&args.url)?;
         let format = if args.text { Format::Text } else { Format::Binary };
-        if (args.size as usize) < format.bytes_min() {
+        if (args.size.min as usize) < format.bytes_min() {
             return Err(format!(
                 "--size {}: run, sender, sequence, times and checksum take {} bytes: give --size {1} or more",
                 args.size,
                 format.bytes_min()
             ));
         }
-        if args.size > SIZE_MAX {
+        if args.size.max > SIZE_MAX {
             return Err(format!("--size {}: give at most {SIZE_MAX}", args.size));
         }
         let senders = match (args.mode, args.senders) {
@@ -132,7 +141,11 @@ impl Config {
             conns: args.conns,
             load,
             senders,
-            size: args.size,
+            sizes: args.size,
+            arrival: args.arrival,
+            headers: args.header,
+            origin: args.origin,
+            subprotocols: args.subprotocol,
             format,
             connect_rate: args.connect_rate,
             seed: args.seed.unwrap_or(fresh_seed),

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::cli::Mode;
+use crate::client::Offer;
 use crate::compare::stored::Stored;
 use crate::config::Config;
 use crate::coordinate::Coordinator;
@@ -123,6 +125,13 @@ fn machine() -> Result<Machine, Failure> {
 fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignment> {
     let mut rng = fastrand::Rng::with_seed(config.seed);
     let run = rng.u64(..);
+    let offer = Arc::new(Offer {
+        host: config.target.host.clone(),
+        path: config.path.clone(),
+        origin: config.origin.clone(),
+        subprotocols: config.subprotocols.clone(),
+        headers: config.headers.clone(),
+    });
     (0..plan.threads)
         .map(|thread| Assignment {
             thread,
@@ -130,13 +139,13 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
             conns: plan.share(thread),
             server,
             sources: plan.sources.clone(),
-            host: config.target.host.clone(),
-            path: config.path.clone(),
+            offer: Arc::clone(&offer),
             connect_rate: config.connect_rate.map(|rate| rate / f64::from(plan.threads)),
             load: config.load,
             broadcast: config.mode == Mode::Broadcast,
             format: config.format,
-            size: config.size,
+            sizes: config.sizes,
+            arrival: config.arrival,
             run,
             seed: config.seed,
         })

@@ -9,6 +9,7 @@ use super::summary::Summary;
 use crate::config::{Config, Load};
 use crate::payload::Format;
 use crate::record::{Latencies, Quantile};
+use crate::schedule::Arrival;
 use crate::seconds::Second;
 
 /// Writes the report to a file.
@@ -119,8 +120,12 @@ pub fn config(it: &Config) -> Value {
         "rate": rate,
         "closed_loop": in_flight,
         "senders": it.senders,
-        "size": it.size,
+        "size": if it.sizes.min == it.sizes.max { it.sizes.max.into() } else { Value::from(it.sizes.to_string()) },
+        "arrival": match it.arrival { Arrival::Constant => "constant", Arrival::Poisson => "poisson" },
         "format": match it.format { Format::Binary => "binary", Format::Text => "text" },
+        "headers": it.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>(),
+        "origin": it.origin,
+        "subprotocols": it.subprotocols,
         "connect_rate": it.connect_rate,
         "duration_s": it.duration.as_secs_f64(),
         "warmup_s": it.warmup.as_secs_f64(),
