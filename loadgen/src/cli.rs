@@ -18,7 +18,8 @@ use crate::schedule::Arrival;
     about = "Loads a WebSocket server and measures what its users would feel",
     after_help = "Exit codes: 0 the run is VALID or SUSPECT, 1 could not connect or write a file, 2 bad usage or \
                   a plan that cannot work here, 96 inconclusive (with --strict), 97 the run is INVALID, \
-                  98 regression. Reserved: 99 threshold.",
+                  98 regression, \
+                  99 a threshold was broken.",
     args_conflicts_with_subcommands = true,
     max_term_width = 80
 )]
@@ -38,6 +39,12 @@ pub enum Command {
     Ab(Box<AbArgs>),
     /// Compare runs that were stored with --hlog or --json
     Compare(CompareArgs),
+    /// Say what of this machine will limit so many connections, and the remedy
+    Doctor {
+        /// Connections
+        #[arg(short, long, default_value = "50000", value_name = "N", value_parser = whole)]
+        conns: u32,
+    },
     /// Make a page of a run that was stored with --hlog
     Report {
         /// The .hlog of the run
@@ -223,6 +230,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "PID", help_heading = "Machine")]
     pub server_pid: Option<u32>,
 
+    /// The command that starts the server, which is stopped at the end; {port} stands for its port
+    #[arg(long, value_name = "CMD", conflicts_with = "server_pid", help_heading = "Machine")]
+    pub server_cmd: Option<String>,
+
+    /// Exit with 99 unless this is kept, such as 'response.p99<50ms'; may be repeated
+    #[arg(long, value_name = "METRIC<BOUND", help_heading = "Output")]
+    pub threshold: Vec<String>,
     /// Write the result as JSON
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub json: Option<PathBuf>,
@@ -307,7 +321,10 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 /// A duration with its unit: 10s, 1.5s, 500ms, 2m, 1h; seconds without one.
-fn duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// One line that says what to write.
+pub fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 5] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)];
     let (digits, unit) = UNITS
         .iter()

@@ -7,6 +7,7 @@ use crate::cli::{Mode, RunArgs};
 use crate::payload::{Format, Sizes};
 use crate::schedule::Arrival;
 use crate::target::Target;
+use crate::threshold::Threshold;
 
 /// Streams (receivers times senders) that the ledger keeps, at four bytes each.
 const STREAMS_MAX: u64 = 1 << 28;
@@ -75,6 +76,10 @@ pub struct Config {
     pub threads: Option<u32>,
     /// The server's process.
     pub server_pid: Option<u32>,
+    /// The command that starts it.
+    pub server_cmd: Option<String>,
+    /// Bounds that the run must keep.
+    pub thresholds: Vec<Threshold>,
     /// Where the JSON goes.
     pub json: Option<PathBuf>,
     /// Where the histogram log goes.
@@ -133,6 +138,11 @@ impl Config {
         {
             return Err(format!("--server-pid {pid}: there is no such process on this machine"));
         }
+        let thresholds = args
+            .threshold
+            .iter()
+            .map(|text| Threshold::parse(text).map_err(|problem| format!("--threshold {problem}")));
+        let thresholds = thresholds.collect::<Result<Vec<_>, _>>()?;
         let default_path = if args.mode == Mode::Broadcast { "/chat" } else { "/echo" };
         Ok(Self {
             path: target.path.clone().unwrap_or_else(|| default_path.to_owned()),
@@ -155,6 +165,8 @@ impl Config {
             drain: args.drain,
             threads: args.threads,
             server_pid: args.server_pid,
+            server_cmd: args.server_cmd,
+            thresholds,
             json: args.json,
             hlog: args.hlog,
             hgrm: args.hgrm,
@@ -226,6 +238,7 @@ mod tests {
             ("--duration 0s", "--duration"),
             ("--server-pid 4194305", "--server-pid"),
             ("--size 17M", "--size"),
+            ("--threshold p99", "--threshold"),
             ("wss://h", "ws://"),
         ] {
             let error = config(line).expect_err(line);

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Threads share nothing while messages flow: each hands its histograms over once a second, and the payload itself
-//! carries what is needed to time and to account for it. Only `net`, `crew`, `coordinate`, `run`, `ab`, `launch` and `server`
-//! ask the clock or the system; the rest are values in, values out.
+//! carries what is needed to time and to account for it. Only `net`, `crew`, `coordinate`, `run`, `ab`, `launch`,
+//! `doctor` and `server` ask the clock or the system; the rest are values in, values out.
 
 pub mod ab;
 pub mod cli;
@@ -24,6 +24,7 @@ pub mod compare;
 pub mod config;
 pub mod coordinate;
 pub mod crew;
+pub mod doctor;
 pub mod fanout;
 pub mod files;
 pub mod instrument;
@@ -42,4 +43,5 @@ pub mod schedule;
 pub mod seconds;
 pub mod server;
 pub mod target;
+pub mod threshold;
 pub mod verdict;

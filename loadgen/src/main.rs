@@ -8,16 +8,14 @@ use std::sync::atomic::AtomicBool;
 use loadgen::ab::{self, Session};
 use loadgen::cli::{self, Cli, Command};
 use loadgen::config::Config;
+use loadgen::doctor;
 use loadgen::files;
-use loadgen::run::{self, Failure};
-use loadgen::verdict::Verdict;
+use loadgen::run::{self, Failure, INVALID};
 
 /// Could not connect, or the system gave out.
 const BROKEN: u8 = 1;
 /// Bad usage, or a plan that cannot work on this machine.
 const USAGE: u8 = 2;
-/// The generator could not do what was asked: the result says nothing about the server.
-const INVALID: u8 = 97;
 
 /// Fresh seeds stay below what every reader of JSON keeps exactly.
 const SEED_MAX: u64 = 1 << 53;
@@ -54,6 +52,10 @@ fn obey(cli: Cli) -> Result<u8, Failure> {
     let fresh_seed = fastrand::u64(..SEED_MAX);
     match cli.command {
         Some(Command::Compare(args)) => files::compare(&args, &mut out),
+        Some(Command::Doctor { conns }) => {
+            let broken = |error| Failure::Broken(format!("standard output: {error}"));
+            doctor::run(conns, run::machine()?, &mut out).map_err(broken)
+        }
         Some(Command::Report { file, html }) => files::report(&file, &html),
         Some(Command::Merge { files: logs, out: to }) => files::merge(&logs, &to, &mut out),
         Some(Command::Ab(args)) => {
@@ -62,8 +64,7 @@ fn obey(cli: Cli) -> Result<u8, Failure> {
         }
         None => {
             let config = Config::new(cli.run, fresh_seed).map_err(Failure::Usage)?;
-            let summary = run::execute(&config, &*on_ctrl_c()?, &mut out)?;
-            Ok(if summary.verdict == Verdict::Invalid { INVALID } else { 0 })
+            run::run(&config, &*on_ctrl_c()?, &mut out)
         }
     }
 }

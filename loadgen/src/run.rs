@@ -1,7 +1,7 @@
 //! One run, from the plan to the verdict and the files that were asked for.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -11,6 +11,7 @@ use crate::compare::stored::Stored;
 use crate::config::Config;
 use crate::coordinate::Coordinator;
 use crate::crew::Crew;
+use crate::launch::Launched;
 use crate::net::worker::Assignment;
 use crate::outcome::summarize;
 use crate::plan::{Machine, Plan, Wish, local_ports};
@@ -19,6 +20,13 @@ use crate::report::hlog::HlogWriter;
 use crate::report::summary::Summary;
 use crate::report::{csv, hgrm, html, json, table};
 use crate::server::probe;
+use crate::threshold::Checked;
+use crate::verdict::Verdict;
+
+/// The exit code of a run that the generator could not do as asked: the result says nothing about the server.
+pub const INVALID: u8 = 97;
+/// The exit code of a run that broke a threshold.
+pub const THRESHOLD: u8 = 99;
 
 /// Why there is no result.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,6 +49,35 @@ impl Failure {
             Self::Invalid(line) => Self::Invalid(change(line)),
         }
     }
+}
+
+/// Starts the server where that was asked for, does one run, and checks its thresholds; gives the exit code.
+///
+/// # Errors
+/// There is no result to report.
+pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> Result<u8, Failure> {
+    let mut config = config.clone();
+    let server = match &config.server_cmd {
+        Some(command) => Some(Launched::start(command, Ipv4Addr::LOCALHOST.into()).map_err(Failure::Broken)?),
+        None => None,
+    };
+    if let Some(server) = &server {
+        config.target.set_address(server.address());
+        config.server_pid = Some(server.pid());
+    }
+    let summary = execute(&config, interrupted, out)?;
+    if let Some(server) = server {
+        server.stop();
+    }
+    let result = json::value(&summary);
+    let checked: Vec<Checked> = config.thresholds.iter().map(|it| it.check(&result)).collect();
+    print(out, |out| checked.iter().try_for_each(|it| writeln!(out, "{}", it.line)))?;
+    Ok(match summary.verdict {
+        // What the generator could not measure breaks no threshold, and keeps none.
+        Verdict::Invalid => INVALID,
+        _ if checked.iter().any(|it| !it.kept) => THRESHOLD,
+        _ => 0,
+    })
 }
 
 /// Does one run and writes its report to `out`. `interrupted` becomes true when the user has had enough.
@@ -113,7 +150,11 @@ pub fn write_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -
     Failure::Broken(format!("{flag} {}: {error}", path.display()))
 }
 
-fn machine() -> Result<Machine, Failure> {
+/// What matters of this machine.
+///
+/// # Errors
+/// It does not tell.
+pub fn machine() -> Result<Machine, Failure> {
     let descriptors = wsd::net::fdtable::raise_nofile()
         .map_err(|error| Failure::Broken(format!("cannot read RLIMIT_NOFILE: {error}")))?;
     // Tried in a thread that then ends: this one keeps its table.

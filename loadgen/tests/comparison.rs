@@ -16,7 +16,8 @@ fn server_process() {
 }
 
 /// Short runs: what is looked for is ten times as large as any noise.
-const LOAD: &str = "--conns 4 --rate 400 --duration 500ms --warmup 100ms --settle 0s --drain 500ms --gate response.p50,response.p90=50%";
+const LOAD: &str =
+    "--conns 4 --rate 400 --duration 500ms --warmup 100ms --settle 0s --drain 500ms --gate response.p50";
 
 fn ab(args: &[&str]) -> (i32, String, String) {
     let mut program = Command::new(env!("CARGO_BIN_EXE_loadgen"));
@@ -47,7 +48,7 @@ fn a_slower_server_is_a_regression_and_a_faster_one_is_not() {
         let names = |side: &str| {
             (1..=4).map(|it| file(&format!("0{it}-{side}.{ending}"))).collect::<Vec<_>>().join(" ")
         };
-        let gates = "--gate response.p50,response.p90=50%";
+        let gates = "--gate response.p50";
         let (code, _, err) = run(&format!("compare --a {} --b {} {gates}", names("a"), names("b")));
         assert_eq!((code, &*err), (98, ""), "{ending}");
         let (code, out, _) = run(&format!("compare --a {} --b {} {gates}", names("b"), names("a")));
@@ -87,6 +88,33 @@ fn one_pair_has_no_verdict_and_unlike_runs_are_refused() {
     let (code, _, err) = compare("cut", "b", "");
     assert!(code == 2 && err.contains("cut: it has no verdict: the run did not end"), "{err}");
     assert!(Path::new(&path("cut")).exists());
+}
+
+#[test]
+fn a_threshold_on_a_server_that_is_started_for_it() {
+    let run = |thresholds: [&str; 2]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+        program.args([
+            "--server-cmd",
+            &command("delay-5000"),
+            "--conns",
+            "2",
+            "--rate",
+            "100",
+            "--duration",
+            "1s",
+        ]);
+        thresholds.iter().for_each(|it| {
+            program.args(["--threshold", it]);
+        });
+        texts(&program.args(["--warmup", "0s"]).output().expect("started"))
+    };
+    let (code, out, err) = run(["response.p50<5s", "response.p90<5ms"]);
+    assert_eq!((code, &*err), (99, ""), "{out}");
+    assert!(out.contains("  kept\n") && out.ends_with(" < 5.00ms  BROKEN\n"), "{out}");
+    assert!(out.contains("server  cpu "), "{out}");
+    let (code, out, _) = run(["response.p50<5s", "service.p90<5s"]);
+    assert_eq!(code, 0, "{out}");
 }
 
 #[test]
