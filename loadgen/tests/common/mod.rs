@@ -33,6 +33,8 @@ pub enum Fault {
     Close(u32, u16),
     /// Each answer takes so long.
     Delay(Duration),
+    /// Each connection's answers take so many milliseconds, in turn.
+    Delays(&'static [u64]),
     /// Nothing is echoed before a ping has been answered rightly; and it greets.
     Ping,
     /// The handshake is answered with this status.
@@ -181,6 +183,7 @@ fn answer(
         Fault::Flip(nth) if nth == number => *bytes.last_mut().expect("not empty") ^= 1,
         Fault::Freeze(nth, time) if nth == number => std::thread::sleep(time),
         Fault::Delay(time) => std::thread::sleep(time),
+        Fault::Delays(ms) => std::thread::sleep(Duration::from_millis(ms[number as usize % ms.len()])),
         Fault::Swap(nth) if nth == number => {
             frame::encode(&mut out, opcode, &bytes, None);
             *held = Some(out);
