@@ -7,6 +7,9 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::payload::Sizes;
+use crate::schedule::Arrival;
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -14,8 +17,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version,
     about = "Loads a WebSocket server and measures what its users would feel",
     after_help = "Exit codes: 0 the run is VALID or SUSPECT, 1 could not connect or write a file, 2 bad usage or \
-                  a plan that cannot work here, 97 the run is INVALID. Reserved: 96 inconclusive, 98 regression, \
-                  99 threshold.",
+                  a plan that cannot work here, 96 inconclusive (with --strict), 97 the run is INVALID, \
+                  98 regression, \
+                  99 a threshold was broken.",
     args_conflicts_with_subcommands = true,
     max_term_width = 80
 )]
@@ -31,13 +35,102 @@ pub struct Cli {
 /// Other things than a run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Put the quantiles of two .hlog files side by side
-    Compare {
-        /// The .hlog that is compared against
-        a: PathBuf,
-        /// The .hlog that is compared
-        b: PathBuf,
+    /// Compare two servers, in pairs of runs with fresh processes
+    Ab(Box<AbArgs>),
+    /// Compare runs that were stored with --hlog or --json
+    Compare(CompareArgs),
+    /// Say what of this machine will limit so many connections, and the remedy
+    Doctor {
+        /// Connections
+        #[arg(short, long, default_value = "50000", value_name = "N", value_parser = whole)]
+        conns: u32,
     },
+    /// Make a page of a run that was stored with --hlog
+    Report {
+        /// The .hlog of the run
+        file: PathBuf,
+        /// Where the page goes
+        #[arg(long, value_name = "FILE")]
+        html: PathBuf,
+    },
+    /// Put the logs of generators together that ran side by side
+    Merge {
+        /// The .hlog of each generator
+        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Where the sum goes
+        #[arg(short, long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// The flags of `ab`.
+#[derive(Debug, Args)]
+pub struct AbArgs {
+    /// The command that starts server A; {port} stands for its port, or it prints its address
+    #[arg(long, value_name = "CMD", help_heading = "Comparison")]
+    pub a: String,
+    /// The command that starts server B
+    #[arg(long, value_name = "CMD", help_heading = "Comparison")]
+    pub b: Option<String>,
+    /// Compare A with itself: the noise of this machine
+    #[arg(long, help_heading = "Comparison")]
+    pub aa: bool,
+    /// Pairs of runs
+    #[arg(long, default_value = "10", value_name = "N", value_parser = whole, help_heading = "Comparison")]
+    pub pairs: u32,
+    /// What decides, at most three, with the rise that is let pass: response.p50=3%,cpu
+    #[arg(long, value_name = "METRIC[=PERCENT]", value_delimiter = ',', help_heading = "Comparison")]
+    pub gate: Vec<String>,
+    /// Exit with 96 where nothing is certain
+    #[arg(long, help_heading = "Comparison")]
+    pub strict: bool,
+    /// Write the files of all runs, and the comparison, to this directory
+    #[arg(long, value_name = "DIR", help_heading = "Comparison")]
+    pub out: Option<PathBuf>,
+    /// Each run.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// The flags of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// A file of each side: A, then B
+    #[arg(value_name = "FILE", num_args = 2, conflicts_with_all = ["a", "b"])]
+    pub files: Vec<PathBuf>,
+    /// Several files of side A, in the order of the pairs
+    #[arg(long, value_name = "FILES", num_args = 1.., requires = "b")]
+    pub a: Vec<PathBuf>,
+    /// As many files of side B
+    #[arg(long, value_name = "FILES", num_args = 1.., requires = "a")]
+    pub b: Vec<PathBuf>,
+    /// What decides, at most three, with the rise that is let pass: response.p50=3%,cpu
+    #[arg(long, value_name = "METRIC[=PERCENT]", value_delimiter = ',')]
+    pub gate: Vec<String>,
+    /// Exit with 96 where nothing is certain
+    #[arg(long)]
+    pub strict: bool,
+    /// Write the comparison as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the comparison as a page with pictures
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+impl CompareArgs {
+    /// The files of A and those of B.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn sides(&self) -> Result<(&[PathBuf], &[PathBuf]), String> {
+        match (&self.files[..], &self.a[..], &self.b[..]) {
+            ([a, b], [], []) => Ok((std::slice::from_ref(a), std::slice::from_ref(b))),
+            ([], [_, ..], [_, ..]) => Ok((&self.a, &self.b)),
+            _ => Err("compare: give two files, or --a FILES --b FILES".to_owned()),
+        }
+    }
 }
 
 /// What the connections do.
@@ -52,6 +145,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Echo, Self::Broadcast, Self::Idle];
+
     /// As in the flags and the JSON.
     pub const fn name(self) -> &'static str {
         match self {
@@ -85,9 +181,12 @@ pub struct RunArgs {
     /// Senders of a broadcast [default: 4]
     #[arg(long, value_name = "N", value_parser = whole, help_heading = "Load")]
     pub senders: Option<u32>,
-    /// Bytes per message
-    #[arg(short, long, default_value = "128", value_name = "BYTES", value_parser = whole, help_heading = "Load")]
-    pub size: u32,
+    /// How the times of messages are spread
+    #[arg(long, value_enum, default_value = "constant", help_heading = "Load")]
+    pub arrival: Arrival,
+    /// Bytes per message; 64..4096 is any size between the two
+    #[arg(short, long, default_value = "128", value_name = "BYTES", value_parser = sizes, help_heading = "Load")]
+    pub size: Sizes,
     /// Send text messages
     #[arg(long, conflicts_with = "binary", help_heading = "Load")]
     pub text: bool,
@@ -100,6 +199,16 @@ pub struct RunArgs {
     /// What all randomness follows from [default: a new one per run]
     #[arg(long, value_name = "N", help_heading = "Load")]
     pub seed: Option<u64>,
+
+    /// A further header of the handshake, 'Name: value'; {conn} in it, or in the URL, is the connection's number
+    #[arg(short = 'H', long, value_name = "HEADER", value_parser = header, help_heading = "Handshake")]
+    pub header: Vec<(String, String)>,
+    /// The Origin header, as browsers send it
+    #[arg(long, help_heading = "Handshake")]
+    pub origin: Option<String>,
+    /// A subprotocol to offer; may be repeated, the best one first
+    #[arg(long, value_name = "NAME", help_heading = "Handshake")]
+    pub subprotocol: Vec<String>,
 
     /// How long to measure (10s, 500ms, 2m)
     #[arg(short, long, default_value = "10s", value_parser = duration, help_heading = "Phases")]
@@ -121,6 +230,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "PID", help_heading = "Machine")]
     pub server_pid: Option<u32>,
 
+    /// The command that starts the server, which is stopped at the end; {port} stands for its port
+    #[arg(long, value_name = "CMD", conflicts_with = "server_pid", help_heading = "Machine")]
+    pub server_cmd: Option<String>,
+
+    /// Exit with 99 unless this is kept, such as 'response.p99<50ms'; may be repeated
+    #[arg(long, value_name = "METRIC<BOUND", help_heading = "Output")]
+    pub threshold: Vec<String>,
     /// Write the result as JSON
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub json: Option<PathBuf>,
@@ -130,6 +246,12 @@ pub struct RunArgs {
     /// Write the percentile distribution of the response times
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub hgrm: Option<PathBuf>,
+    /// Write a page with pictures: one file, needs nothing else
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub html: Option<PathBuf>,
+    /// Write the run second by second as comma-separated values
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub csv: Option<PathBuf>,
     /// No progress bar
     #[arg(short = 'q', long = "no-progress", alias = "quiet", help_heading = "Output")]
     pub no_progress: bool,
@@ -176,8 +298,33 @@ fn whole(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Sizes of messages: 128, 4k or 64..4096.
+fn sizes(text: &str) -> Result<Sizes, String> {
+    let (min, max) = text.split_once("..").unwrap_or((text, text));
+    match (whole(min)?, whole(max)?) {
+        (min, max) if min <= max => Ok(Sizes { min, max }),
+        (min, max) => Err(format!("{min} is more than {max}: give the smaller one first")),
+    }
+}
+
+/// A header: its name and value, sound as RFC 9110 has it (section 5).
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("give 'Name: value'")?;
+    let is_token = |it: u8| it.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&it);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(format!("'{name}' is no header name"));
+    }
+    if value.bytes().any(|it| it.is_ascii_control() && it != b'\t') {
+        return Err("a header's value is one line".to_owned());
+    }
+    Ok((name.to_owned(), value.trim().to_owned()))
+}
+
 /// A duration with its unit: 10s, 1.5s, 500ms, 2m, 1h; seconds without one.
-fn duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// One line that says what to write.
+pub fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 5] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)];
     let (digits, unit) = UNITS
         .iter()
@@ -231,7 +378,10 @@ mod tests {
             ("--text --binary", "--binary"),
             ("--cons 5", "--conns"),
             ("--duration", "--duration"),
-            ("compare a.hlog", "<B>"),
+            ("--size 90..80", "--size"),
+            ("-H nonsense", "Name: value"),
+            ("-H a\u{7f}b:c", "no header name"),
+            ("compare a.hlog", "2 values"),
         ] {
             let (text, code) = try_parse(line).expect_err(line);
             assert_eq!(code, 2, "{line}");
@@ -247,6 +397,6 @@ mod tests {
             (run.url.as_str(), run.conns, run.rate, run.mode),
             ("ws://h:1/x", 50_000, Some(5e3), Mode::Broadcast)
         );
-        assert!(matches!(try_parse("compare a b").expect("sound").command, Some(Command::Compare { .. })));
+        assert!(matches!(try_parse("compare a b").expect("sound").command, Some(Command::Compare(_))));
     }
 }

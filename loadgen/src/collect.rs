@@ -6,6 +6,7 @@ use crate::clock::SECOND_NS;
 use crate::fanout::{Merger, Part};
 use crate::record::{Latencies, Slice};
 use crate::schedule::Timeline;
+use crate::seconds::Second;
 
 /// A broadcast message that is older has reached whom it will reach.
 const PART_AGE_NS: u64 = 15 * SECOND_NS;
@@ -62,6 +63,8 @@ pub struct Collector {
     pub total: Slice,
     /// The measured broadcast messages.
     pub spans: Spans,
+    /// The finished seconds, warm-up included.
+    pub seconds: Vec<Second>,
 }
 
 impl Collector {
@@ -76,6 +79,7 @@ impl Collector {
             measured_spans: None,
             total: Slice::default(),
             spans: Spans::default(),
+            seconds: Vec::new(),
         }
     }
 
@@ -130,6 +134,7 @@ impl Collector {
             warmup_spans: self.warmup_spans.take(),
             measured_spans: self.measured_spans.take(),
         };
+        self.seconds.push(Second::of(&interval));
         if let Some(measured) = &interval.slice.measured {
             self.total.measured.get_or_insert_default().merge(measured);
         }

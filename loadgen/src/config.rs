@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{Mode, RunArgs};
-use crate::payload::Format;
+use crate::payload::{Format, Sizes};
+use crate::schedule::Arrival;
 use crate::target::Target;
+use crate::threshold::Threshold;
 
 /// Streams (receivers times senders) that the ledger keeps, at four bytes each.
 const STREAMS_MAX: u64 = 1 << 28;
@@ -47,7 +49,15 @@ pub struct Config {
     /// Senders of a broadcast; in echo, all are.
     pub senders: u32,
     /// Bytes per message.
-    pub size: u32,
+    pub sizes: Sizes,
+    /// How the times of messages are spread.
+    pub arrival: Arrival,
+    /// Further headers of the handshake.
+    pub headers: Vec<(String, String)>,
+    /// Its `Origin`.
+    pub origin: Option<String>,
+    /// The subprotocols that it offers.
+    pub subprotocols: Vec<String>,
     /// Text or binary.
     pub format: Format,
     /// Connections opened per second, where that is limited.
@@ -66,12 +76,20 @@ pub struct Config {
     pub threads: Option<u32>,
     /// The server's process.
     pub server_pid: Option<u32>,
+    /// The command that starts it.
+    pub server_cmd: Option<String>,
+    /// Bounds that the run must keep.
+    pub thresholds: Vec<Threshold>,
     /// Where the JSON goes.
     pub json: Option<PathBuf>,
     /// Where the histogram log goes.
     pub hlog: Option<PathBuf>,
     /// Where the percentile distribution goes.
     pub hgrm: Option<PathBuf>,
+    /// Where the page with pictures goes.
+    pub html: Option<PathBuf>,
+    /// Where the table of seconds goes.
+    pub csv: Option<PathBuf>,
     /// Whether to show progress.
     pub progress: bool,
 }
@@ -84,14 +102,14 @@ impl Config {
     pub fn new(args: RunArgs, fresh_seed: u64) -> Result<Self, String> {
         let target = Target::parse(&args.url)?;
         let format = if args.text { Format::Text } else { Format::Binary };
-        if (args.size as usize) < format.bytes_min() {
+        if (args.size.min as usize) < format.bytes_min() {
             return Err(format!(
                 "--size {}: run, sender, sequence, times and checksum take {} bytes: give --size {1} or more",
                 args.size,
                 format.bytes_min()
             ));
         }
-        if args.size > SIZE_MAX {
+        if args.size.max > SIZE_MAX {
             return Err(format!("--size {}: give at most {SIZE_MAX}", args.size));
         }
         let senders = match (args.mode, args.senders) {
@@ -120,6 +138,11 @@ impl Config {
         {
             return Err(format!("--server-pid {pid}: there is no such process on this machine"));
         }
+        let thresholds = args
+            .threshold
+            .iter()
+            .map(|text| Threshold::parse(text).map_err(|problem| format!("--threshold {problem}")));
+        let thresholds = thresholds.collect::<Result<Vec<_>, _>>()?;
         let default_path = if args.mode == Mode::Broadcast { "/chat" } else { "/echo" };
         Ok(Self {
             path: target.path.clone().unwrap_or_else(|| default_path.to_owned()),
@@ -128,7 +151,11 @@ impl Config {
             conns: args.conns,
             load,
             senders,
-            size: args.size,
+            sizes: args.size,
+            arrival: args.arrival,
+            headers: args.header,
+            origin: args.origin,
+            subprotocols: args.subprotocol,
             format,
             connect_rate: args.connect_rate,
             seed: args.seed.unwrap_or(fresh_seed),
@@ -138,9 +165,13 @@ impl Config {
             drain: args.drain,
             threads: args.threads,
             server_pid: args.server_pid,
+            server_cmd: args.server_cmd,
+            thresholds,
             json: args.json,
             hlog: args.hlog,
             hgrm: args.hgrm,
+            html: args.html,
+            csv: args.csv,
             progress: !args.no_progress,
         })
     }
@@ -207,6 +238,7 @@ mod tests {
             ("--duration 0s", "--duration"),
             ("--server-pid 4194305", "--server-pid"),
             ("--size 17M", "--size"),
+            ("--threshold p99", "--threshold"),
             ("wss://h", "ws://"),
         ] {
             let error = config(line).expect_err(line);

@@ -83,9 +83,10 @@ impl Instrument {
         &self.timeline
     }
 
-    /// The message to write for `stamp`.
-    pub fn encode(&mut self, stamp: &Stamp) -> &[u8] {
-        self.codec.encode(stamp)
+    /// The message to write for `stamp`, of a size that `rng` picks.
+    pub fn encode(&mut self, stamp: &Stamp, rng: &mut fastrand::Rng) -> &[u8] {
+        let size = self.codec.sizes().next(rng);
+        self.codec.encode(stamp, size)
     }
 
     /// A message was written, at the time in its stamp.
@@ -99,6 +100,11 @@ impl Instrument {
     /// A message came due, whether or not it can be written.
     pub fn due(&mut self, intended_ns: u64) {
         self.tally.due_measured += u64::from(self.timeline.is_measured(intended_ns));
+    }
+
+    /// Messages came due that nobody will send any more.
+    pub fn never_sent(&mut self, dues: impl Iterator<Item = u64>) {
+        dues.for_each(|intended_ns| self.due(intended_ns));
     }
 
     /// A message could not be written.
@@ -165,16 +171,16 @@ impl Instrument {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::Format;
+    use crate::payload::{Format, Sizes};
 
     const TIMELINE: Timeline = Timeline { start_ns: 0, measure_ns: 100, end_ns: 200, drain_ns: 300 };
 
     fn codec() -> Codec {
-        Codec::new(9, Format::Binary, 64)
+        Codec::new(9, Format::Binary, Sizes { min: 64, max: 64 })
     }
 
     fn message(sender: u32, sequence: u32, intended_ns: u64) -> Vec<u8> {
-        codec().encode(&Stamp { sender, sequence, intended_ns, sent_ns: intended_ns + 5 }).to_vec()
+        codec().encode(&Stamp { sender, sequence, intended_ns, sent_ns: intended_ns + 5 }, 64).to_vec()
     }
 
     #[test]

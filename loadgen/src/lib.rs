@@ -8,22 +8,29 @@
 //!  coordinate  phases          ------>  net/worker   one turn: events, connects, sends
 //!  collect     seconds, totals <------  net/traffic  sends what is due
 //!  outcome     sums, verdict            instrument   latency, integrity, fan-out
+//!  ab, compare two versions, in pairs of runs
 //! ```
 //!
 //! Threads share nothing while messages flow: each hands its histograms over once a second, and the payload itself
-//! carries what is needed to time and to account for it. Only `net`, `crew`, `coordinate`, `run` and `server` ask the
-//! clock or the system; the rest are values in, values out.
+//! carries what is needed to time and to account for it. Only `net`, `crew`, `coordinate`, `run`, `ab`, `launch`,
+//! `doctor` and `server` ask the clock or the system; the rest are values in, values out.
 
+pub mod ab;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod collect;
+pub mod compare;
 pub mod config;
 pub mod coordinate;
 pub mod crew;
+pub mod doctor;
 pub mod fanout;
+pub mod files;
 pub mod instrument;
+pub mod launch;
 pub mod ledger;
+pub mod merge;
 pub mod net;
 pub mod outcome;
 pub mod payload;
@@ -33,6 +40,8 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod schedule;
+pub mod seconds;
 pub mod server;
 pub mod target;
+pub mod threshold;
 pub mod verdict;

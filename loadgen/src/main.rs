@@ -5,18 +5,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use loadgen::cli::{self, Command};
+use loadgen::ab::{self, Session};
+use loadgen::cli::{self, Cli, Command};
 use loadgen::config::Config;
-use loadgen::report::compare;
-use loadgen::run::{self, Failure};
-use loadgen::verdict::Verdict;
+use loadgen::doctor;
+use loadgen::files;
+use loadgen::run::{self, Failure, INVALID};
 
 /// Could not connect, or the system gave out.
 const BROKEN: u8 = 1;
 /// Bad usage, or a plan that cannot work on this machine.
 const USAGE: u8 = 2;
-/// The generator could not do what was asked: the result says nothing about the server.
-const INVALID: u8 = 97;
 
 /// Fresh seeds stay below what every reader of JSON keeps exactly.
 const SEED_MAX: u64 = 1 << 53;
@@ -41,28 +40,45 @@ fn program() -> Result<u8, (String, u8)> {
         }
         Err(error) => return Err(error),
     };
+    obey(cli).map_err(|failure| match failure {
+        Failure::Usage(line) => (line, USAGE),
+        Failure::Broken(line) => (line, BROKEN),
+        Failure::Invalid(line) => (line, INVALID),
+    })
+}
+
+fn obey(cli: Cli) -> Result<u8, Failure> {
     let mut out = io::stdout().lock();
-    if let Some(Command::Compare { a, b }) = cli.command {
-        return compare::run(&a, &b, &mut out).map(|()| 0).map_err(|line| (line, USAGE));
-    }
-    let config = Config::new(cli.run, fastrand::u64(..SEED_MAX)).map_err(|line| (line, USAGE))?;
-    let interrupted = on_ctrl_c().map_err(|error| (format!("cannot watch for Ctrl-C: {error}"), BROKEN))?;
-    match run::run(&config, &interrupted, &mut out) {
-        Ok(Verdict::Invalid) => Ok(INVALID),
-        Ok(_) => Ok(0),
-        Err(Failure::Usage(line)) => Err((line, USAGE)),
-        Err(Failure::Broken(line)) => Err((line, BROKEN)),
+    let fresh_seed = fastrand::u64(..SEED_MAX);
+    match cli.command {
+        Some(Command::Compare(args)) => files::compare(&args, &mut out),
+        Some(Command::Doctor { conns }) => {
+            let broken = |error| Failure::Broken(format!("standard output: {error}"));
+            doctor::run(conns, run::machine()?, &mut out).map_err(broken)
+        }
+        Some(Command::Report { file, html }) => files::report(&file, &html),
+        Some(Command::Merge { files: logs, out: to }) => files::merge(&logs, &to, &mut out),
+        Some(Command::Ab(args)) => {
+            let session = Session::new(*args, fresh_seed).map_err(Failure::Usage)?;
+            ab::run(&session, &*on_ctrl_c()?, &mut out)
+        }
+        None => {
+            let config = Config::new(cli.run, fresh_seed).map_err(Failure::Usage)?;
+            run::run(&config, &*on_ctrl_c()?, &mut out)
+        }
     }
 }
 
 /// A flag that the first Ctrl-C raises; the second ends the program at once.
-fn on_ctrl_c() -> io::Result<Arc<AtomicBool>> {
+fn on_ctrl_c() -> Result<Arc<AtomicBool>, Failure> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let flag = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    let register = |signal| {
         // In this order: the flag that is already up ends the program, and only then is it raised.
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))?;
-        signal_hook::flag::register(signal, Arc::clone(&flag))?;
-    }
+        signal_hook::flag::register(signal, Arc::clone(&flag)).map(|_| ())
+    };
+    let watched = [SIGINT, SIGTERM].into_iter().try_for_each(register);
+    watched.map_err(|error| Failure::Broken(format!("cannot watch for Ctrl-C: {error}")))?;
     Ok(flag)
 }

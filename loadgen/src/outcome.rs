@@ -12,7 +12,7 @@ use crate::net::control::{Done, ThreadLoad};
 use crate::plan::Plan;
 use crate::record::Latencies;
 use crate::report::summary::{Connecting, Fanout, Generator, Integrity, Rates, Summary};
-use crate::schedule::Timeline;
+use crate::schedule::{Arrival, Timeline};
 use crate::server::{Cost, Probe, probe};
 use crate::verdict::{Evidence, judge};
 
@@ -117,7 +117,7 @@ pub fn summarize(
     };
     let hottest = |share: fn(&ThreadLoad) -> f64| loads.iter().map(share).fold(0.0, f64::max);
     let (cpu_hottest, wait_hottest) = (hottest(|it| it.cpu), hottest(|it| it.wait));
-    let due = if interrupted || deserted {
+    let due = if interrupted || deserted || config.arrival == Arrival::Poisson {
         tally.due_measured
     } else {
         target.map_or(0, |rate| (rate * seconds) as u64)
@@ -153,6 +153,7 @@ pub fn summarize(
         plan: plan.clone(),
         connecting,
         fanout: broadcast.then_some(Fanout { spans: collector.spans }),
+        by_second: collector.seconds,
         response: samples.response,
         service: samples.service,
         integrity,

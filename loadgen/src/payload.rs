@@ -48,6 +48,28 @@ impl Format {
     }
 }
 
+/// How many bytes messages have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// The smallest.
+    pub min: u32,
+    /// The largest; between the two, every size is equally likely.
+    pub max: u32,
+}
+
+impl Sizes {
+    /// The size of the next message.
+    pub fn next(self, rng: &mut fastrand::Rng) -> usize {
+        if self.min == self.max { self.max as usize } else { rng.u32(self.min..=self.max) as usize }
+    }
+}
+
+impl std::fmt::Display for Sizes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.min == self.max { write!(f, "{}", self.max) } else { write!(f, "{}..{}", self.min, self.max) }
+    }
+}
+
 /// The fields of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -79,17 +101,21 @@ pub struct Codec {
     run_text: [u8; 10],
     magic_text: [u8; 4],
     format: Format,
-    /// A whole message; its header is overwritten for each one sent.
+    sizes: Sizes,
+    /// The longest message; its header is overwritten for each one sent.
     message: Vec<u8>,
 }
 
 impl Codec {
-    /// Messages of `size` bytes for the run `run`.
+    /// Messages of these sizes for the run `run`.
     ///
     /// # Panics
-    /// Where `size` is below [`Format::bytes_min`]: the command line has refused that.
-    pub fn new(run: u64, format: Format, size: usize) -> Self {
-        assert!(size >= format.bytes_min(), "the command line checks the size");
+    /// Where a size is below [`Format::bytes_min`]: the command line has refused that.
+    pub fn new(run: u64, format: Format, sizes: Sizes) -> Self {
+        assert!(
+            sizes.min as usize >= format.bytes_min() && sizes.min <= sizes.max,
+            "the command line checks the size"
+        );
         let run = run.to_be_bytes();
         let mut head = [0; 12];
         head[..3].copy_from_slice(&MAGIC);
@@ -100,8 +126,8 @@ impl Codec {
         run_text.copy_from_slice(&text[RUN_TEXT]);
         let mut magic_text = [0; 4];
         magic_text.copy_from_slice(&text[..4]);
-        let message = (b'a'..=b'z').cycle().take(size).collect();
-        Self { run, run_text, magic_text, format, message }
+        let message = (b'a'..=b'z').cycle().take(sizes.max as usize).collect();
+        Self { run, run_text, magic_text, format, sizes, message }
     }
 
     /// How the messages travel.
@@ -109,8 +135,16 @@ impl Codec {
         self.format
     }
 
-    /// The message for `stamp`, valid until the next call.
-    pub fn encode(&mut self, stamp: &Stamp) -> &[u8] {
+    /// The sizes of the messages.
+    pub const fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// The message of `size` bytes for `stamp`, valid until the next call.
+    ///
+    /// # Panics
+    /// Where the size is none of [`sizes`](Self::sizes).
+    pub fn encode(&mut self, stamp: &Stamp, size: usize) -> &[u8] {
         let mut head = [0; BINARY_BYTES_MIN];
         head[..3].copy_from_slice(&MAGIC);
         head[RUN].copy_from_slice(&self.run);
@@ -118,7 +152,7 @@ impl Codec {
         head[15..19].copy_from_slice(&stamp.sequence.to_be_bytes());
         head[19..27].copy_from_slice(&stamp.intended_ns.to_be_bytes());
         head[27..35].copy_from_slice(&stamp.sent_ns.to_be_bytes());
-        let filler = &self.message[self.format.bytes_min()..];
+        let filler = &self.message[self.format.bytes_min()..size];
         let checksum = checksum(&head[..CHECKED_BYTES], filler);
         head[CHECKED_BYTES..].copy_from_slice(&checksum.to_be_bytes());
         match self.format {
@@ -128,7 +162,7 @@ impl Codec {
                 STANDARD.encode_slice(head, out).expect("39 bytes are 52 characters");
             }
         }
-        &self.message
+        &self.message[..size]
     }
 
     /// Reads a message, whichever opcode it came with: many servers send text back as binary.
@@ -184,13 +218,17 @@ mod tests {
     use super::*;
 
     const RUN_ID: u64 = 0x0123_4567_89ab_cdef;
+    fn fixed(size: usize) -> Sizes {
+        Sizes { min: size as u32, max: size as u32 }
+    }
+
     const STAMP: Stamp =
         Stamp { sender: 7, sequence: 300, intended_ns: 1_000_000_007, sent_ns: 1_000_000_042 };
 
     #[test]
     fn the_layout_in_literal_bytes() {
-        let mut codec = Codec::new(RUN_ID, Format::Binary, 41);
-        let message = codec.encode(&STAMP);
+        let mut codec = Codec::new(RUN_ID, Format::Binary, fixed(41));
+        let message = codec.encode(&STAMP, 41);
         let mut expected = b"\x89LG\x01\x23\x45\x67\x89\xab\xcd\xef".to_vec();
         expected.extend(b"\0\0\0\x07\0\0\x01\x2c\0\0\0\0\x3b\x9a\xca\x07\0\0\0\0\x3b\x9a\xca\x2a");
         assert_eq!(message[..35], expected);
@@ -202,8 +240,8 @@ mod tests {
     fn both_formats_come_back_at_every_size() {
         for format in [Format::Binary, Format::Text] {
             for size in [format.bytes_min(), format.bytes_min() + 1, 128, 70_000] {
-                let mut codec = Codec::new(RUN_ID, format, size);
-                let message = codec.encode(&STAMP).to_vec();
+                let mut codec = Codec::new(RUN_ID, format, fixed(size));
+                let message = codec.encode(&STAMP, size).to_vec();
                 assert_eq!(message.len(), size);
                 assert_eq!(format == Format::Text, message.is_ascii());
                 assert_eq!(codec.parse(&message), Parsed::Ours(STAMP));
@@ -212,10 +250,22 @@ mod tests {
     }
 
     #[test]
+    fn one_codec_has_many_sizes() {
+        let sizes = Sizes { min: 60, max: 70 };
+        let (mut codec, mut rng) = (Codec::new(RUN_ID, Format::Text, sizes), fastrand::Rng::with_seed(1));
+        let drawn: std::collections::BTreeSet<usize> = (0..500).map(|_| sizes.next(&mut rng)).collect();
+        assert!(drawn.iter().copied().eq(60..=70));
+        for size in drawn {
+            let message = codec.encode(&STAMP, size).to_vec();
+            assert_eq!((message.len(), codec.parse(&message)), (size, Parsed::Ours(STAMP)));
+        }
+    }
+
+    #[test]
     fn every_flipped_bit_and_every_cut_is_corruption() {
         for format in [Format::Binary, Format::Text] {
-            let mut codec = Codec::new(RUN_ID, format, 60);
-            let message = codec.encode(&STAMP).to_vec();
+            let mut codec = Codec::new(RUN_ID, format, fixed(60));
+            let message = codec.encode(&STAMP, 60).to_vec();
             for bit in 0..60 * 8 {
                 let mut damaged = message.clone();
                 damaged[bit / 8] ^= 1 << (bit % 8);
@@ -229,11 +279,15 @@ mod tests {
 
     #[test]
     fn strangers_are_foreign() {
-        let codec = Codec::new(RUN_ID, Format::Binary, 128);
+        let codec = Codec::new(RUN_ID, Format::Binary, fixed(128));
         for message in [&b""[..], b"hi", br#"{"type":"welcome","clients":3}"#, &[b'x'; 128]] {
             assert_eq!(codec.parse(message), Parsed::Foreign);
         }
-        let mut other = Codec::new(RUN_ID + 1, Format::Text, 128);
-        assert_eq!(codec.parse(other.encode(&STAMP)), Parsed::Foreign, "an intact message of another run");
+        let mut other = Codec::new(RUN_ID + 1, Format::Text, fixed(128));
+        assert_eq!(
+            codec.parse(other.encode(&STAMP, 128)),
+            Parsed::Foreign,
+            "an intact message of another run"
+        );
     }
 }

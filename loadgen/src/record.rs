@@ -3,7 +3,7 @@
 //!
 //! Values are nanoseconds. A thread has one [`Slice`] under its hands and gives it away once a second.
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{AdditionError, Histogram};
 
 use crate::payload::Stamp;
 use crate::schedule::Timeline;
@@ -84,6 +84,17 @@ impl Latencies {
         self.max_ns = self.max_ns.max(other.max_ns);
     }
 
+    /// Adds all samples of one with other bounds, as another tool may have written it.
+    ///
+    /// # Errors
+    /// One of its samples lies beyond [`LATENCY_NS_MAX`].
+    pub fn try_merge(&mut self, other: &Self) -> Result<(), AdditionError> {
+        self.histogram.add(&other.histogram)?;
+        self.clamped += other.clamped;
+        self.max_ns = self.max_ns.max(other.max_ns);
+        Ok(())
+    }
+
     /// How many samples there are.
     pub fn count(&self) -> u64 {
         self.histogram.len()
@@ -104,6 +115,13 @@ impl Latencies {
         // A bucket's upper end may lie above the longest sample.
         let value = || self.histogram.value_at_quantile(quantile.fraction()).min(self.max_ns);
         quantile.is_sound(self.count()).then(value)
+    }
+
+    /// The value that this share of the samples lies beyond; `None` where that are too few.
+    pub fn beyond_ns(&self, share: f64) -> Option<u64> {
+        // A millionth of slack: 0.1 of 100 samples must be ten.
+        let enough = share * self.count() as f64 * 1.000_001 >= SAMPLES_BEYOND_MIN as f64;
+        enough.then(|| self.histogram.value_at_quantile(1.0 - share).min(self.max_ns))
     }
 
     /// The highest quantile up to the 99th that the samples allow, or else the maximum, with its name.

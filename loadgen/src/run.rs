@@ -1,21 +1,32 @@
 //! One run, from the plan to the verdict and the files that were asked for.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::cli::Mode;
+use crate::client::Offer;
+use crate::compare::stored::Stored;
 use crate::config::Config;
 use crate::coordinate::Coordinator;
 use crate::crew::Crew;
+use crate::launch::Launched;
 use crate::net::worker::Assignment;
 use crate::outcome::summarize;
 use crate::plan::{Machine, Plan, Wish, local_ports};
 use crate::progress::Progress;
 use crate::report::hlog::HlogWriter;
-use crate::report::{hgrm, json, table};
+use crate::report::summary::Summary;
+use crate::report::{csv, hgrm, html, json, table};
 use crate::server::probe;
+use crate::threshold::Checked;
 use crate::verdict::Verdict;
+
+/// The exit code of a run that the generator could not do as asked: the result says nothing about the server.
+pub const INVALID: u8 = 97;
+/// The exit code of a run that broke a threshold.
+pub const THRESHOLD: u8 = 99;
 
 /// Why there is no result.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,13 +35,56 @@ pub enum Failure {
     Usage(String),
     /// The server cannot be reached, or the system gave out: exit code 1.
     Broken(String),
+    /// The generator could not do what was asked: exit code 97.
+    Invalid(String),
+}
+
+impl Failure {
+    /// The same with another line.
+    #[must_use]
+    pub fn map(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Usage(line) => Self::Usage(change(line)),
+            Self::Broken(line) => Self::Broken(change(line)),
+            Self::Invalid(line) => Self::Invalid(change(line)),
+        }
+    }
+}
+
+/// Starts the server where that was asked for, does one run, and checks its thresholds; gives the exit code.
+///
+/// # Errors
+/// There is no result to report.
+pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> Result<u8, Failure> {
+    let mut config = config.clone();
+    let server = match &config.server_cmd {
+        Some(command) => Some(Launched::start(command, Ipv4Addr::LOCALHOST.into()).map_err(Failure::Broken)?),
+        None => None,
+    };
+    if let Some(server) = &server {
+        config.target.set_address(server.address());
+        config.server_pid = Some(server.pid());
+    }
+    let summary = execute(&config, interrupted, out)?;
+    if let Some(server) = server {
+        server.stop();
+    }
+    let result = json::value(&summary);
+    let checked: Vec<Checked> = config.thresholds.iter().map(|it| it.check(&result)).collect();
+    print(out, |out| checked.iter().try_for_each(|it| writeln!(out, "{}", it.line)))?;
+    Ok(match summary.verdict {
+        // What the generator could not measure breaks no threshold, and keeps none.
+        Verdict::Invalid => INVALID,
+        _ if checked.iter().any(|it| !it.kept) => THRESHOLD,
+        _ => 0,
+    })
 }
 
 /// Does one run and writes its report to `out`. `interrupted` becomes true when the user has had enough.
 ///
 /// # Errors
-/// There is no result to report; otherwise the verdict.
-pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> Result<Verdict, Failure> {
+/// There is no result to report; otherwise the result.
+pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> Result<Summary, Failure> {
     let server = config.target.resolve().map_err(Failure::Broken)?;
     let machine = machine()?;
     let wish = Wish { conns: config.conns, threads: config.threads, server };
@@ -41,7 +95,9 @@ pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> R
         }
         None => None,
     };
-    for (flag, path) in [("--json", &config.json), ("--hgrm", &config.hgrm)] {
+    for (flag, path) in
+        [("--json", &config.json), ("--hgrm", &config.hgrm), ("--html", &config.html), ("--csv", &config.csv)]
+    {
         if let Some(path) = path {
             std::fs::File::create(path).map_err(|error| file_error(flag, path, &error))?;
         }
@@ -65,11 +121,19 @@ pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> R
     if let Some(path) = &config.hgrm {
         hgrm::write(path, &summary.response).map_err(|error| write_error("--hgrm", path, &error))?;
     }
+    if let Some(path) = &config.html {
+        let stored = Stored::of(String::new(), &summary);
+        let page = html::run(&stored.result, &stored.curves, &summary.by_second);
+        std::fs::write(path, page).map_err(|error| write_error("--html", path, &error))?;
+    }
+    if let Some(path) = &config.csv {
+        csv::write(path, &summary.by_second).map_err(|error| write_error("--csv", path, &error))?;
+    }
     if let (Some(hlog), Some(path)) = (hlog, &config.hlog) {
         hlog.finish(&summary).map_err(|error| write_error("--hlog", path, &error))?;
     }
     coordinator.join();
-    Ok(summary.verdict)
+    Ok(summary)
 }
 
 fn print<W: Write>(out: &mut W, what: impl FnOnce(&mut W) -> std::io::Result<()>) -> Result<(), Failure> {
@@ -81,11 +145,16 @@ fn file_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Fai
 }
 
 /// The file could be made, but not be filled: no longer the user's mistake.
-fn write_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Failure {
+/// A line about a file that could be made, but not be filled.
+pub fn write_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Failure {
     Failure::Broken(format!("{flag} {}: {error}", path.display()))
 }
 
-fn machine() -> Result<Machine, Failure> {
+/// What matters of this machine.
+///
+/// # Errors
+/// It does not tell.
+pub fn machine() -> Result<Machine, Failure> {
     let descriptors = wsd::net::fdtable::raise_nofile()
         .map_err(|error| Failure::Broken(format!("cannot read RLIMIT_NOFILE: {error}")))?;
     // Tried in a thread that then ends: this one keeps its table.
@@ -97,6 +166,13 @@ fn machine() -> Result<Machine, Failure> {
 fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignment> {
     let mut rng = fastrand::Rng::with_seed(config.seed);
     let run = rng.u64(..);
+    let offer = Arc::new(Offer {
+        host: config.target.host.clone(),
+        path: config.path.clone(),
+        origin: config.origin.clone(),
+        subprotocols: config.subprotocols.clone(),
+        headers: config.headers.clone(),
+    });
     (0..plan.threads)
         .map(|thread| Assignment {
             thread,
@@ -104,13 +180,13 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
             conns: plan.share(thread),
             server,
             sources: plan.sources.clone(),
-            host: config.target.host.clone(),
-            path: config.path.clone(),
+            offer: Arc::clone(&offer),
             connect_rate: config.connect_rate.map(|rate| rate / f64::from(plan.threads)),
             load: config.load,
             broadcast: config.mode == Mode::Broadcast,
             format: config.format,
-            size: config.size,
+            sizes: config.sizes,
+            arrival: config.arrival,
             run,
             seed: config.seed,
         })

@@ -55,6 +55,12 @@ impl Target {
         Ok(Self { host, path, authority: format!("{name}:{port}") })
     }
 
+    /// Turns to another server with the same path.
+    pub fn set_address(&mut self, address: SocketAddr) {
+        self.authority = address.to_string();
+        self.host = if address.port() == 80 { address.ip().to_string() } else { address.to_string() };
+    }
+
     /// Looks the host up. An IPv4 address wins, because loopback has sixteen million source addresses in IPv4
     /// and a single one in IPv6.
     ///
@@ -111,5 +117,9 @@ mod tests {
         assert_eq!(resolve("ws://127.0.0.1:8080"), "127.0.0.1:8080");
         assert_eq!(resolve("ws://[::1]:8080"), "[::1]:8080");
         assert_eq!(resolve("ws://localhost"), "127.0.0.1:80");
+        let mut target = Target::parse("ws://example.org/x").expect("sound");
+        target.set_address(([127, 0, 0, 2], 81).into());
+        assert_eq!((&*target.host, target.path.as_deref()), ("127.0.0.2:81", Some("/x")));
+        assert_eq!(target.resolve().expect("an address").to_string(), "127.0.0.2:81");
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use std::net::TcpListener;
 use std::process::Command;
 
-use common::{Fault, run, serve, texts};
+use common::{run, texts};
 
 #[test]
 fn bad_flags_are_one_line() {
@@ -20,6 +20,9 @@ fn bad_flags_are_one_line() {
         ("--json /nowhere/x.json", ["--json", "No such file"]),
         ("compare /nowhere/a.hlog /nowhere/b.hlog", ["/nowhere/a.hlog", "No such file"]),
         ("compare Cargo.toml Cargo.toml", ["Cargo.toml", "--hlog"]),
+        ("compare a.hlog", ["2 values", "--help"]),
+        ("ab --a x", ["--b", "--aa"]),
+        ("ab --a x --b y --gate a,b,c,d", ["--gate", "3 at most"]),
     ] {
         let (code, out, err) = run(line);
         assert_eq!((code, out.as_str()), (2, ""), "{line}");
@@ -55,24 +58,4 @@ fn nobody_listens() {
         "loadgen: cannot connect to ws://{address}/echo: connection refused: start the server, or give its URL\n"
     );
     assert_eq!(err, expected);
-}
-
-#[test]
-fn logs_can_be_compared() {
-    let (server, dir) = (serve(Fault::None), tempfile::tempdir().expect("a directory"));
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    for name in ["a", "b"] {
-        let line = "--conns 2 --rate 200 --duration 1s --warmup 500ms --settle 0s --hlog";
-        let (_, out, err) = run(&format!("{} {line} {} --hgrm {}", server.url, path(name), path("hgrm")));
-        assert_eq!(err, "", "{out}");
-        assert!(
-            std::fs::read_to_string(path("hgrm"))
-                .expect("written")
-                .contains("Total count    =          200]")
-        );
-    }
-    let (code, out, err) = run(&format!("compare {} {}", path("a"), path("b")));
-    assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.contains("response      n                200         200\n"), "the warm-up stays out\n{out}");
-    assert!(out.lines().any(|line| line.contains("p90") && line.ends_with('x')), "{out}");
 }

@@ -45,6 +45,35 @@ fn broadcast_reaches_everyone_in_a_room_and_across_threads() {
 }
 
 #[test]
+fn sizes_times_and_paths_may_vary() {
+    let (server, url) = start();
+    let line = "--mode broadcast --conns 8 --senders 2 --rate 400 --duration 1s --arrival poisson --size 64..9000 --seed 5";
+    let (out, value) = measure(
+        &format!("{url}/rooms/a?id={{conn}}"),
+        &format!("{line} -H X-User:u{{conn}} --origin http://localhost"),
+    );
+    let sent = value["fanout"]["expected"].as_u64().expect("a count") / 8;
+    assert!((320..480).contains(&sent), "400, give or take its root: {sent}\n{out}");
+    assert_eq!(
+        (&value["integrity"]["lost"], &value["integrity"]["corrupt"]),
+        (&json!(0), &json!(0)),
+        "{out}"
+    );
+    assert_eq!(
+        (&value["config"]["size"], &value["config"]["arrival"]),
+        (&json!("64..9000"), &json!("poisson"))
+    );
+    // Each connection in a room of its own hears itself.
+    let (out, value) = measure(&format!("{url}/rooms/r{{conn}}"), "--conns 5 --rate 100 --duration 1s");
+    assert_eq!(
+        (&value["response_us"]["n"], &value["integrity"]["foreign"]),
+        (&json!(100), &json!(0)),
+        "{out}"
+    );
+    server.shutdown().expect("stopped");
+}
+
+#[test]
 fn idle_connections_stay() {
     let (server, url) = start();
     let pid = std::process::id();

@@ -10,8 +10,9 @@
 use std::borrow::Cow;
 
 use base64::Engine as _;
-use wsd::proto::handshake::client::ResponseError;
-use wsd::proto::handshake::{ClientRequest, parse_response};
+use wsd::proto::handshake::ClientRequest;
+use wsd::proto::handshake::client::{ResponseError, Upgraded};
+use wsd::proto::handshake::parse_response;
 use wsd::proto::{Decoder, Event, MessageLimits, ProtocolError, Role, Status, frame};
 use wsd::proto::{Message, OpCode};
 
@@ -51,6 +52,55 @@ pub enum Fault {
     Protocol(ProtocolError),
 }
 
+/// What stands for the connection's number in the path and in headers.
+pub const CONN: &str = "{conn}";
+
+/// What every connection asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// The `Host` header.
+    pub host: String,
+    /// Path and query, in which [`CONN`] stands for the number of the connection.
+    pub path: String,
+    /// The `Origin` header.
+    pub origin: Option<String>,
+    /// Subprotocols, the best one first.
+    pub subprotocols: Vec<String>,
+    /// Further headers; [`CONN`] in their values as in the path.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Offer {
+    /// Appends the opening request of connection `conn`.
+    pub fn encode(&self, conn: u32, key: &str, out: &mut Vec<u8>) {
+        let number = conn.to_string();
+        let values: Vec<String> =
+            self.headers.iter().map(|(_, value)| value.replace(CONN, &number)).collect();
+        let headers: Vec<(&str, &str)> =
+            self.headers.iter().zip(&values).map(|((name, _), value)| (&**name, &**value)).collect();
+        let (path, subprotocols) = (self.path.replace(CONN, &number), self.subprotocols());
+        let request = ClientRequest {
+            host: &self.host,
+            target: &path,
+            key,
+            origin: self.origin.as_deref(),
+            subprotocols: &subprotocols,
+            deflate: None,
+            headers: &headers,
+        };
+        request.encode(out);
+    }
+
+    /// Checks the answer to a request made with `key`.
+    fn parse(&self, bytes: &[u8], key: &str) -> Result<Status<Upgraded>, ResponseError> {
+        parse_response(bytes, key, &self.subprotocols(), None)
+    }
+
+    fn subprotocols(&self) -> Vec<&str> {
+        self.subprotocols.iter().map(String::as_str).collect()
+    }
+}
+
 /// The state of one connection; owns no buffer between messages.
 #[derive(Debug)]
 pub struct Client {
@@ -77,17 +127,18 @@ impl Client {
     }
 
     /// Takes bytes up to the end of the next event, and says how many: call it again with the rest while there
-    /// is any. `key` is what the request was made with.
+    /// is any. `offer` and `key` are what the request was made with.
     ///
     /// # Errors
     /// The connection cannot go on; nothing more must be fed.
     pub fn handle_input<'a>(
         &mut self,
         bytes: &'a mut [u8],
+        offer: &Offer,
         key: impl FnOnce() -> String,
     ) -> Result<(usize, Option<Input<'a>>), Fault> {
         match self.state {
-            State::Upgrading => self.handle_answer(bytes, &key()),
+            State::Upgrading => self.handle_answer(bytes, offer, &key()),
             State::Open => self.handle_frames(bytes),
             State::Closing => Ok((bytes.len(), None)),
         }
@@ -105,14 +156,15 @@ impl Client {
     fn handle_answer<'a>(
         &mut self,
         bytes: &'a mut [u8],
+        offer: &Offer,
         key: &str,
     ) -> Result<(usize, Option<Input<'a>>), Fault> {
         let held = self.head.as_ref().map_or(0, |head| head.len());
         let outcome = match &mut self.head {
-            None => parse_response(bytes, key, &[], None),
+            None => offer.parse(bytes, key),
             Some(head) => {
                 head.extend_from_slice(bytes);
-                parse_response(head, key, &[], None)
+                offer.parse(head, key)
             }
         };
         match outcome.map_err(Fault::Handshake)? {
@@ -145,12 +197,6 @@ impl Client {
         };
         Ok((used, input))
     }
-}
-
-/// Appends the opening request.
-pub fn encode_request(host: &str, path: &str, key: &str, out: &mut Vec<u8>) {
-    ClientRequest { host, target: path, key, origin: None, subprotocols: &[], deflate: None, headers: &[] }
-        .encode(out);
 }
 
 /// Appends the answer to a ping.
@@ -193,7 +239,9 @@ mod tests {
             let mut chunk = chunk.to_vec();
             let mut at = 0;
             while at < chunk.len() {
-                let (used, input) = client.handle_input(&mut chunk[at..], || KEY.to_owned()).expect("sound");
+                let (used, input) = client
+                    .handle_input(&mut chunk[at..], &Offer::default(), || KEY.to_owned())
+                    .expect("sound");
                 out.extend(input.map(|input| format!("{input:?}")));
                 at += used;
             }
@@ -221,21 +269,26 @@ mod tests {
     #[test]
     fn a_wrong_accept_and_a_refusal_are_faults() {
         let mut answer = stream();
-        let fault = Client::default().handle_input(&mut answer, || "AAAAAAAAAAAAAAAAAAAAAA==".to_owned());
+        let fault = Client::default()
+            .handle_input(&mut answer, &Offer::default(), || "AAAAAAAAAAAAAAAAAAAAAA==".to_owned());
         assert_eq!(fault, Err(Fault::Handshake(ResponseError::AcceptKey)));
         let mut answer = b"HTTP/1.1 404 Not Found\r\n\r\n".to_vec();
-        let fault = Client::default().handle_input(&mut answer, || KEY.to_owned());
+        let fault = Client::default().handle_input(&mut answer, &Offer::default(), || KEY.to_owned());
         assert_eq!(fault, Err(Fault::Handshake(ResponseError::Status(404))));
     }
 
     #[test]
     fn nothing_counts_after_our_close() {
         let (mut client, mut stream, mut out) = (Client::default(), stream(), Vec::new());
-        let (used, _) = client.handle_input(&mut stream, || KEY.to_owned()).expect("sound");
+        let (used, _) =
+            client.handle_input(&mut stream, &Offer::default(), || KEY.to_owned()).expect("sound");
         client.close(1000, MASK, &mut out);
         assert_eq!(out, [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xe8 ^ 2]);
         let rest = stream.len() - used;
-        assert_eq!(client.handle_input(&mut stream[used..], String::new), Ok((rest, None)));
+        assert_eq!(
+            client.handle_input(&mut stream[used..], &Offer::default(), String::new),
+            Ok((rest, None))
+        );
         out.clear();
         client.close(1005, MASK, &mut out);
         assert_eq!(out, [0x88, 0x80, 1, 2, 3, 4], "no code is answered by none");
@@ -246,8 +299,23 @@ mod tests {
         assert_eq!(key(1, 2).len(), 24);
         assert_eq!(key(1, 2), key(1, 2));
         assert_ne!(key(1, 2), key(1, 3));
+    }
+
+    #[test]
+    fn each_connection_can_ask_for_its_own() {
+        let offer = Offer {
+            host: "h:1".into(),
+            path: "/echo?id={conn}".into(),
+            origin: Some("http://h".into()),
+            subprotocols: vec!["v2".into(), "v1".into()],
+            headers: vec![("X-User".into(), "u{conn}".into())],
+        };
         let mut request = Vec::new();
-        encode_request("h:1", "/echo", KEY, &mut request);
-        assert!(request.starts_with(b"GET /echo HTTP/1.1\r\nHost: h:1\r\n"));
+        offer.encode(7, KEY, &mut request);
+        let text = String::from_utf8(request).expect("ASCII");
+        assert!(text.starts_with("GET /echo?id=7 HTTP/1.1\r\nHost: h:1\r\n"), "{text}");
+        for line in ["Origin: http://h\r\n", "Sec-WebSocket-Protocol: v2, v1\r\n", "X-User: u7\r\n"] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 
 use mio::net::TcpStream;
 
-use crate::client::{Client, Fault, Input, State};
+use crate::client::{Client, Fault, Input, Offer, State};
 
 /// Messages that may wait for a connection that takes nothing, at eight bytes each; further ones count as unsent.
 const WAITING_MAX: usize = 65_536;
@@ -70,6 +70,7 @@ impl Link {
         &mut self,
         buffer: &mut [u8],
         closing: bool,
+        offer: &Offer,
         key: impl Fn() -> String,
         mut handle: impl FnMut(&mut Self, Input<'_>),
     ) -> End {
@@ -83,7 +84,7 @@ impl Link {
             };
             let mut at = 0;
             while at < read {
-                match self.client.handle_input(&mut buffer[at..read], &key) {
+                match self.client.handle_input(&mut buffer[at..read], offer, &key) {
                     Ok((used, input)) => {
                         at += used;
                         if let Some(input) = input {

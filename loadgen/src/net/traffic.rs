@@ -61,7 +61,11 @@ impl Traffic {
 
     /// Sends nothing more.
     pub fn stop(&mut self) {
-        self.pace = Pace::Silent;
+        if let Pace::Open(schedule) = std::mem::replace(&mut self.pace, Pace::Silent) {
+            // Of a run that is cut short, what would have come later was not due.
+            let now_ns = monotonic_ns();
+            self.instrument.never_sent(schedule.rest().take_while(|due| *due <= now_ns));
+        }
     }
 
     /// When the next message is due.
@@ -147,7 +151,12 @@ impl Traffic {
         let stamp = Stamp { sender, sequence: link.sequence, intended_ns, sent_ns: monotonic_ns() };
         self.frame.clear();
         let mask = self.rng.u32(..).to_be_bytes();
-        frame::encode(&mut self.frame, self.opcode, self.instrument.encode(&stamp), Some(mask));
+        frame::encode(
+            &mut self.frame,
+            self.opcode,
+            self.instrument.encode(&stamp, &mut self.rng),
+            Some(mask),
+        );
         let written: io::Result<()> = link.write(&self.frame);
         if written.is_ok() {
             link.sequence += 1;

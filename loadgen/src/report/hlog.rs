@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
+use serde_json::Value;
 
 use super::json;
 use super::summary::Summary;
@@ -22,13 +23,18 @@ use crate::cli::Mode;
 use crate::collect::{Interval, Spans};
 use crate::config::Config;
 use crate::record::{Latencies, Samples};
+use crate::seconds::Second;
 
 /// The first line, without which Java's reader takes the file for an older version.
 const VERSION: &str = "#[Histogram log format version 1.3]";
+/// The tags of response times.
+const RESPONSES: [&str; 2] = ["response", "fanout_each"];
 /// The tags of what was due in the warm-up.
 const WARMUP: &str = "warmup_";
 /// Before the verdict, in a comment at the end.
 const VERDICT: &str = "#loadgen verdict: ";
+/// Before the whole result as JSON, in a comment at the end.
+const RESULT: &str = "#loadgen result: ";
 /// Before the configuration, in a comment at the beginning.
 const CONFIG: &str = "#loadgen config: ";
 
@@ -88,12 +94,13 @@ impl<W: Write> HlogWriter<W> {
         Ok(())
     }
 
-    /// Writes the verdict, so that nobody takes an invalid run for a baseline.
+    /// Writes the verdict, so that nobody takes an invalid run for a baseline, and the result.
     ///
     /// # Errors
     /// The file cannot be written to.
     pub fn finish(mut self, summary: &Summary) -> io::Result<()> {
         writeln!(self.out, "{VERDICT}{}", summary.verdict)?;
+        writeln!(self.out, "{RESULT}{}", json::value(summary))?;
         self.out.flush()
     }
 
@@ -107,56 +114,75 @@ impl<W: Write> HlogWriter<W> {
     }
 }
 
+/// A log of totals: each quantity is one interval of a second.
+///
+/// # Errors
+/// A histogram cannot be written.
+pub fn write_totals(tags: &BTreeMap<String, Latencies>, result: &Value) -> io::Result<String> {
+    let mut out = Vec::new();
+    writeln!(out, "{VERSION}")?;
+    writeln!(out, "{CONFIG}{}", result["config"])?;
+    let mut writer = HlogWriter { out: &mut out, serializer: V2DeflateSerializer::new(), response: "" };
+    for (tag, latencies) in tags {
+        writer.histogram(0, "", tag, latencies)?;
+    }
+    writeln!(out, "{VERDICT}{}", result["verdict"].as_str().unwrap_or_default())?;
+    writeln!(out, "{RESULT}{result}")?;
+    String::from_utf8(out).map_err(io::Error::other)
+}
+
 /// A log that was read back: its tags with the sums of their intervals, without the warm-up.
 #[derive(Debug, Default)]
 pub struct Hlog {
     /// By tag; a histogram without a tag has an empty one.
     pub tags: BTreeMap<String, Latencies>,
-    /// What the generator thought of the run, where loadgen wrote the log.
-    pub verdict: Option<String>,
+    /// The whole result, where loadgen wrote the log and the run came to its end.
+    pub result: Option<Value>,
+    /// The run second by second, warm-up included.
+    pub by_second: Vec<Second>,
 }
 
 impl Hlog {
     /// Reads a log.
     ///
     /// # Errors
-    /// One line that says what is wrong with it.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let name = path.display();
-        let bytes = std::fs::read(path).map_err(|error| format!("{name}: {error}"))?;
-        Self::parse(&bytes).map_err(|problem| format!("{name}: {problem}: give a .hlog that --hlog wrote"))
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    /// What is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "not a text file".to_owned())?;
-        let verdict = text.lines().find_map(|line| line.strip_prefix(VERDICT)).map(str::to_owned);
-        let mut sums: BTreeMap<String, Histogram<u64>> = BTreeMap::new();
+        let result = text.lines().find_map(|line| line.strip_prefix(RESULT));
+        let result = match result.map(serde_json::from_str) {
+            Some(Err(error)) => return Err(format!("its result is damaged ({error})")),
+            result => result.and_then(Result::ok),
+        };
+        let mut tags: BTreeMap<String, Latencies> = BTreeMap::new();
+        let mut seconds: BTreeMap<u32, (bool, Latencies)> = BTreeMap::new();
         let mut deserializer = Deserializer::new();
         for (number, entry) in IntervalLogIterator::new(bytes).enumerate() {
             let entry = entry.map_err(|_| format!("entry {} is no interval histogram", number + 1))?;
             let LogEntry::Interval(interval) = entry else { continue };
-            let tag = interval.tag().map(|tag| tag.as_str().to_owned()).unwrap_or_default();
-            if tag.starts_with(WARMUP) {
-                continue;
-            }
             let broken = || format!("entry {}: the histogram is damaged", number + 1);
             let bytes = STANDARD.decode(interval.encoded_histogram()).map_err(|_| broken())?;
             let histogram: Histogram<u64> =
                 deserializer.deserialize(&mut &bytes[..]).map_err(|_| broken())?;
-            match sums.get_mut(&tag) {
-                Some(sum) => sum.add(&histogram).map_err(|_| broken())?,
-                None => {
-                    let mut histogram = histogram;
-                    histogram.auto(true);
-                    sums.insert(tag, histogram);
-                }
+            let latencies = Latencies::from(histogram);
+            let tag = interval.tag().map(|tag| tag.as_str().to_owned()).unwrap_or_default();
+            let (warmup, tag) = tag.strip_prefix(WARMUP).map_or((false, &*tag), |tag| (true, tag));
+            if RESPONSES.contains(&tag) {
+                let second = interval.start_timestamp().as_secs() as u32;
+                let (only_warmup, sum) =
+                    seconds.entry(second).or_insert_with(|| (true, Latencies::default()));
+                *only_warmup &= warmup;
+                sum.try_merge(&latencies).map_err(|_| broken())?;
+            }
+            if !warmup {
+                tags.entry(tag.to_owned()).or_default().try_merge(&latencies).map_err(|_| broken())?;
             }
         }
-        if sums.is_empty() {
+        if tags.is_empty() {
             return Err("it holds no measured histogram".to_owned());
         }
-        let tags = sums.into_iter().map(|(tag, histogram)| (tag, Latencies::from(histogram))).collect();
-        Ok(Self { tags, verdict })
+        let second = |(number, (warmup, it))| Second::from_latencies(number, warmup, &it);
+        Ok(Self { tags, result, by_second: seconds.into_iter().map(second).collect() })
     }
 }
 
@@ -204,13 +230,15 @@ mod tests {
 
     #[test]
     fn read_back_without_the_warm_up() {
-        let log = log() + "#loadgen verdict: VALID\n";
+        let log = log() + "#loadgen verdict: VALID\n#loadgen result: {\"verdict\":\"VALID\"}\n";
         let read = Hlog::parse(log.as_bytes()).expect("sound");
         let counts: Vec<_> = read.tags.iter().map(|(tag, it)| (tag.as_str(), it.count())).collect();
         assert_eq!(counts, [("response", 4), ("service", 4)]);
         let max = read.tags["response"].max_ns().expect("four");
         assert!(max.abs_diff(5_000_000) < 5_000, "{max}");
-        assert_eq!(read.verdict.as_deref(), Some("VALID"));
+        assert_eq!(read.result.expect("there is one")["verdict"], "VALID");
+        let seconds: Vec<_> = read.by_second.iter().map(|it| (it.number, it.warmup, it.received)).collect();
+        assert_eq!(seconds, [(0, false, 3), (1, false, 3)], "warm-up and measurement");
     }
 
     #[test]
@@ -220,6 +248,7 @@ mod tests {
             ("#[Histogram log format version 1.3]\n", "no measured histogram"),
             ("hello\nworld\n", "entry 1"),
             ("Tag=a,0.0,1.0,1.0,AAAA\n", "damaged"),
+            ("#loadgen result: {\n", "result is damaged"),
         ] {
             let error = Hlog::parse(text.as_bytes()).expect_err(text);
             assert!(error.contains(part) && !error.contains('\n'), "{error}");

@@ -9,6 +9,8 @@ use super::summary::Summary;
 use crate::config::{Config, Load};
 use crate::payload::Format;
 use crate::record::{Latencies, Quantile};
+use crate::schedule::Arrival;
+use crate::seconds::Second;
 
 /// Writes the report to a file.
 ///
@@ -75,7 +77,9 @@ pub fn value(it: &Summary) -> Value {
             "pid": server.pid,
             "user_s": server.user_s,
             "system_s": server.system_s,
+            "cpu_s": server.cpu_s,
             "wall_s": server.wall_s,
+            "cpu_us_per_message": server.cpu_us_per_message(it.rates.received),
             "rss_bytes": server.rss_bytes,
             "rss_bytes_per_conn": server.rss_bytes_per_conn,
         })),
@@ -85,6 +89,19 @@ pub fn value(it: &Summary) -> Value {
             "send_late_p99_us": it.generator.late.as_ref().and_then(|late| late.quantile_ns(Quantile::P99)).map(us),
             "send_late_max_us": it.generator.late.as_ref().and_then(Latencies::max_ns).map(us),
         },
+        "by_second": it.by_second.iter().map(second).collect::<Vec<_>>(),
+    })
+}
+
+fn second(it: &Second) -> Value {
+    json!({
+        "second": it.number,
+        "warmup": it.warmup,
+        "sent": it.sent,
+        "received": it.received,
+        "p50_us": it.p50_ns.map(us),
+        "p99_us": it.p99_ns.map(us),
+        "max_us": it.max_ns.map(us),
     })
 }
 
@@ -103,8 +120,12 @@ pub fn config(it: &Config) -> Value {
         "rate": rate,
         "closed_loop": in_flight,
         "senders": it.senders,
-        "size": it.size,
+        "size": if it.sizes.min == it.sizes.max { it.sizes.max.into() } else { Value::from(it.sizes.to_string()) },
+        "arrival": match it.arrival { Arrival::Constant => "constant", Arrival::Poisson => "poisson" },
         "format": match it.format { Format::Binary => "binary", Format::Text => "text" },
+        "headers": it.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>(),
+        "origin": it.origin,
+        "subprotocols": it.subprotocols,
         "connect_rate": it.connect_rate,
         "duration_s": it.duration.as_secs_f64(),
         "warmup_s": it.warmup.as_secs_f64(),
@@ -114,7 +135,8 @@ pub fn config(it: &Config) -> Value {
     })
 }
 
-fn quantiles(it: &Latencies) -> Value {
+/// The quantiles of one quantity, in microseconds.
+pub fn quantiles(it: &Latencies) -> Value {
     let quantile = |quantile| it.quantile_ns(quantile).map(us);
     json!({
         "n": it.count(),

@@ -1,10 +1,12 @@
-//! What is told of a run, and to whom: people ([`table`]), programs ([`json`]), and other tools' plots ([`hlog`],
+//! What is told of a run, and to whom: people ([`table`], [`html`]), programs ([`json`], [`csv`]), and other tools' plots ([`hlog`],
 //! [`hgrm`]).
 
-pub mod compare;
+pub mod comparison;
+pub mod csv;
 pub mod format;
 pub mod hgrm;
 pub mod hlog;
+pub mod html;
 pub mod json;
 pub mod summary;
 pub mod table;

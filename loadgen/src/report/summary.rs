@@ -6,6 +6,7 @@ use crate::collect::Spans;
 use crate::config::Config;
 use crate::plan::Plan;
 use crate::record::Latencies;
+use crate::seconds::Second;
 use crate::server::Cost;
 use crate::verdict::Verdict;
 
@@ -24,6 +25,8 @@ pub struct Summary {
     pub service: Latencies,
     /// Whole messages of a broadcast.
     pub fanout: Option<Fanout>,
+    /// The same second by second, warm-up included.
+    pub by_second: Vec<Second>,
     /// What arrived, and how.
     pub integrity: Integrity,
     /// Messages per second.

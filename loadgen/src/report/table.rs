@@ -92,12 +92,17 @@ pub fn row(out: &mut impl Write, name: &str, latencies: &Latencies) -> io::Resul
     Ok(())
 }
 
-fn quantiles(out: &mut impl Write, it: &Summary) -> io::Result<()> {
+/// The names over the columns of [`row`].
+pub fn heading(out: &mut impl Write) -> io::Result<()> {
     write!(out, "{:13}{:>11}", "", "n")?;
     for quantile in QUANTILES {
         write!(out, "{:>9}", quantile.name)?;
     }
-    writeln!(out, "{:>9}", "max")?;
+    writeln!(out, "{:>9}", "max")
+}
+
+fn quantiles(out: &mut impl Write, it: &Summary) -> io::Result<()> {
+    heading(out)?;
     match &it.fanout {
         Some(fanout) => {
             row(out, "fanout each", &it.response)?;

@@ -1,7 +1,7 @@
 //! What the tests share: a small server with faults on demand, and the program itself.
 
 // Each test file is a crate of its own, and uses its own part of this.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::print_stdout)]
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -33,6 +33,8 @@ pub enum Fault {
     Close(u32, u16),
     /// Each answer takes so long.
     Delay(Duration),
+    /// Each connection's answers take so many milliseconds, in turn.
+    Delays(&'static [u64]),
     /// Nothing is echoed before a ping has been answered rightly; and it greets.
     Ping,
     /// The handshake is answered with this status.
@@ -69,6 +71,28 @@ pub fn serve(fault: Fault) -> FaultyServer {
         }
     });
     FaultyServer { url: format!("ws://{address}"), messages }
+}
+
+/// The command of a server process with a fault: this very test program, which must have the [`server_process`]
+/// below among its tests.
+pub fn command(fault: &str) -> String {
+    let program = std::env::current_exe().expect("a test program");
+    format!("env {FAULT}={fault} {} --exact server_process --ignored --nocapture", program.display())
+}
+
+/// In which variable a server process finds its fault: `none`, or `delay-US` for a delay in microseconds.
+const FAULT: &str = "LOADGEN_TEST_FAULT";
+
+/// What the ignored test named `server_process` does: serves until it is stopped.
+pub fn server_process() {
+    let Ok(fault) = std::env::var(FAULT) else { return };
+    let fault = match fault.split_once('-') {
+        Some(("delay", us)) => Fault::Delay(Duration::from_micros(us.parse().expect("microseconds"))),
+        _ => Fault::None,
+    };
+    let server = serve(fault);
+    println!("listens on {}", server.url);
+    while server.messages.recv().is_ok() {}
 }
 
 fn connection(
@@ -159,6 +183,7 @@ fn answer(
         Fault::Flip(nth) if nth == number => *bytes.last_mut().expect("not empty") ^= 1,
         Fault::Freeze(nth, time) if nth == number => std::thread::sleep(time),
         Fault::Delay(time) => std::thread::sleep(time),
+        Fault::Delays(ms) => std::thread::sleep(Duration::from_millis(ms[number as usize % ms.len()])),
         Fault::Swap(nth) if nth == number => {
             frame::encode(&mut out, opcode, &bytes, None);
             *held = Some(out);

@@ -72,7 +72,7 @@ impl Worker {
         link.connected = true;
         let out = &mut self.hands.out;
         out.clear();
-        client::encode_request(&self.assignment.host, &self.assignment.path, &key, out);
+        self.assignment.offer.encode(conn * self.assignment.threads + self.assignment.thread, &key, out);
         link.write(out).map_err(|error| describe(&error))
     }
 
@@ -106,7 +106,7 @@ impl Worker {
         let hands = &mut self.hands;
         let count_closes = !matches!(self.phase, Phase::Closing { .. });
         let key = || client::key(seed, number);
-        let end = link.read(&mut self.buffer, closing, key, |link, input| {
+        let end = link.read(&mut self.buffer, closing, &self.assignment.offer, key, |link, input| {
             hands.handle(conn, link, input, count_closes);
         });
         match end {

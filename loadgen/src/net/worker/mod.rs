@@ -13,6 +13,7 @@ mod marks;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
 use mio::{Events, Poll, Token};
@@ -24,11 +25,12 @@ use super::dial::Dialer;
 use super::link::Link;
 use super::timer::Timer;
 use super::traffic::{Pace, Traffic};
+use crate::client::Offer;
 use crate::clock::{SECOND_NS, monotonic_ns};
 use crate::config::Load;
 use crate::instrument::{Audience, Instrument};
-use crate::payload::{Codec, Format};
-use crate::schedule::Schedule;
+use crate::payload::{Codec, Format, Sizes};
+use crate::schedule::{Arrival, Schedule};
 
 /// The waker's token; connections have the tokens below.
 pub const WAKER: Token = Token(usize::MAX);
@@ -56,10 +58,8 @@ pub struct Assignment {
     pub server: SocketAddr,
     /// Where from, by turns.
     pub sources: Vec<Option<IpAddr>>,
-    /// For the `Host` header.
-    pub host: String,
-    /// Path and query.
-    pub path: String,
+    /// What the connections ask for.
+    pub offer: Arc<Offer>,
     /// This thread's share of the connect rate.
     pub connect_rate: Option<f64>,
     /// How messages are paced, in the whole run.
@@ -69,7 +69,9 @@ pub struct Assignment {
     /// Text or binary.
     pub format: Format,
     /// Bytes per message.
-    pub size: u32,
+    pub sizes: Sizes,
+    /// How the times of messages are spread.
+    pub arrival: Arrival,
     /// The run's number, in every message.
     pub run: u64,
     /// What randomness follows from.
@@ -238,14 +240,21 @@ impl Worker {
         }
         let pace = match a.load {
             Load::None => Pace::Silent,
-            Load::Open { rate } => Pace::Open(Schedule::new(&timeline, rate, senders, chosen)),
+            Load::Open { rate } => Pace::Open(Schedule::new(
+                &timeline,
+                rate,
+                senders,
+                chosen,
+                a.arrival,
+                a.seed ^ u64::from(a.thread),
+            )),
             Load::Closed { in_flight } => {
                 let conns = chosen.iter().map(|&(_, conn)| conn);
                 Pace::Closed { first: conns.flat_map(|conn| (0..in_flight).map(move |_| conn)).collect() }
             }
         };
         let audience = if a.broadcast { Audience::All { senders } } else { Audience::Own };
-        let codec = Codec::new(a.run, a.format, a.size as usize);
+        let codec = Codec::new(a.run, a.format, a.sizes);
         let instrument = Instrument::new(codec, timeline, audience, a.conns as usize, open.len() as u32);
         self.hands.traffic = Some(Traffic::new(instrument, pace, a.format, self.hands.rng.fork()));
         let next_second_ns = timeline.start_ns + SECOND_NS;
