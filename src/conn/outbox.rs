@@ -69,6 +69,13 @@ impl Outbox {
         self.pong = Some(pong);
     }
 
+    /// Gives the pong its place behind what is queued: a Close is about to follow, and nothing may come after that.
+    pub fn queue_pong(&mut self, metrics: &WorkerMetrics) {
+        if let Some(pong) = self.pong.take() {
+            self.push(Piece::whole(pong, 0), metrics);
+        }
+    }
+
     /// Writes as much as `writer` takes.
     ///
     /// # Errors
@@ -81,8 +88,10 @@ impl Outbox {
     ) -> io::Result<Flushed> {
         loop {
             if self.queue.is_empty() {
-                let Some(pong) = self.pong.take() else { return Ok(Flushed::Empty) };
-                self.push(Piece::whole(pong, 0), metrics);
+                self.queue_pong(metrics);
+                if self.queue.is_empty() {
+                    return Ok(Flushed::Empty);
+                }
             }
             let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
             let mut count = 0;

@@ -40,6 +40,10 @@ impl Conn {
         metrics: &WorkerMetrics,
     ) -> io::Result<()> {
         if let Some(outbox) = &mut self.outbox {
+            // Nothing follows a Close (section 5.5.1): what a ping is owed goes out before it.
+            if !matches!(self.phase, Phase::Open { .. }) {
+                outbox.queue_pong(metrics);
+            }
             outbox.push(Piece::whole(Frame::from_encoded(bytes), messages), metrics);
             return Ok(());
         }

@@ -295,7 +295,7 @@ impl Decoder {
     /// The rules for sequences of frames, and the limits: checked before a byte of payload is kept.
     fn admit(&mut self, header: Header, limits: &MessageLimits) -> Result<Frame, ProtocolError> {
         if !header.opcode.is_control() {
-            let so_far = match (header.opcode, &mut self.assembly) {
+            let (so_far, compressed) = match (header.opcode, &mut self.assembly) {
                 (OpCode::Continuation, None) => return Err(ProtocolError::StrayContinuation),
                 (OpCode::Text | OpCode::Binary, Some(_)) => return Err(ProtocolError::InterleavedMessage),
                 (_, Some(assembly)) => {
@@ -303,13 +303,13 @@ impl Decoder {
                         return Err(ProtocolError::TooManyFragments);
                     }
                     assembly.fragments += 1;
-                    assembly.payload.len() as u64
+                    (assembly.payload.len() as u64, matches!(assembly.kind, Kind::Compressed { .. }))
                 }
-                (_, None) => 0,
+                (_, None) => (0, header.compressed),
             };
             // What cannot be compressed grows by 5 bytes for each 16 KiB: a message at the limit must still fit.
             let max = u64::from(limits.message_bytes_max);
-            let growth = if self.deflate { max / 1024 + 64 } else { 0 };
+            let growth = if compressed { max / 1024 + 64 } else { 0 };
             if so_far.saturating_add(header.payload_len) > max + growth {
                 return Err(ProtocolError::MessageTooBig);
             }

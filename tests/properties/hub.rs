@@ -1,0 +1,201 @@
+//! Membership and fan-out against a model made of plain sets.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::sample::select;
+use proptest::{option, prop_assert, prop_assert_eq, proptest};
+use wsd::hub::Hub;
+use wsd::hub::batch::{Batch, FrameRef};
+use wsd::proto::Frame;
+
+use super::cases;
+
+const TOPICS: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Clone, Debug)]
+enum Order {
+    Subscribe(u32, &'static str),
+    Unsubscribe(u32, &'static str),
+    LeaveAll(u32),
+    Publish {
+        topic: &'static str,
+        len: usize,
+        except: Option<u32>,
+    },
+    /// Ends the turn.
+    Seal,
+    /// From another worker, one message.
+    Receive(&'static str),
+    /// So many steps of the fan-out.
+    Deliver(usize),
+}
+
+fn any_orders() -> impl Strategy<Value = Vec<Order>> {
+    let slot = || 0..7u32;
+    let topic = || select(TOPICS.to_vec());
+    // Around the size from which a frame is not copied any more.
+    let len = prop_oneof![Just(3usize), 1_000..1_050usize];
+    let order = prop_oneof![
+        6 => (slot(), topic()).prop_map(|(slot, topic)| Order::Subscribe(slot, topic)),
+        2 => (slot(), topic()).prop_map(|(slot, topic)| Order::Unsubscribe(slot, topic)),
+        1 => slot().prop_map(Order::LeaveAll),
+        4 => (topic(), len, option::of(slot())).prop_map(|(topic, len, except)| Order::Publish { topic, len, except }),
+        3 => any::<()>().prop_map(|()| Order::Seal),
+        1 => topic().prop_map(Order::Receive),
+        3 => (0..6usize).prop_map(Order::Deliver),
+    ];
+    vec(order, 0..60)
+}
+
+/// A message: its frame, and who does not get it.
+type Published = (Vec<u8>, Option<u32>);
+
+/// A batch on its way, and who has not had it yet.
+#[derive(Debug)]
+struct Job {
+    topic: &'static str,
+    messages: Vec<Published>,
+    waiting: BTreeSet<u32>,
+}
+
+impl Job {
+    fn due_to(&self, slot: u32) -> Vec<&[u8]> {
+        let due = self.messages.iter().filter(|(_, except)| *except != Some(slot));
+        due.map(|(frame, _)| frame.as_slice()).collect()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    members: BTreeMap<&'static str, BTreeSet<u32>>,
+    pending: BTreeMap<&'static str, Vec<Published>>,
+    jobs: VecDeque<Job>,
+    missed: u64,
+    wire_len: usize,
+}
+
+impl Model {
+    fn leave(&mut self, slot: u32, topic: &str) -> bool {
+        let left = self.members.get_mut(topic).is_some_and(|members| members.remove(&slot));
+        for job in self.jobs.iter_mut().filter(|job| left && job.topic == topic) {
+            if job.waiting.remove(&slot) {
+                self.missed += job.due_to(slot).len() as u64;
+            }
+        }
+        left
+    }
+
+    fn start(&mut self, topic: &'static str, messages: Vec<Published>) {
+        self.wire_len += messages.iter().map(|(frame, _)| frame.len()).sum::<usize>();
+        let waiting = self.members.get(topic).cloned().unwrap_or_default();
+        self.jobs.push_back(Job { topic, messages, waiting });
+    }
+}
+
+/// The bytes that `slot` gets of a batch, and how many messages they are said to be.
+fn bytes_for(batch: &Batch, slot: u32) -> (Vec<u8>, u32) {
+    let mut own = Vec::new();
+    let pieces = if batch.leaves_out(slot) {
+        batch.without_left_out(slot, batch.pieces(), &mut own);
+        &own
+    } else {
+        batch.pieces()
+    };
+    let bytes = pieces.iter().flat_map(|piece| piece.as_bytes().to_vec()).collect();
+    (bytes, pieces.iter().map(|piece| piece.messages).sum())
+}
+
+/// One step of both; false where nothing is left to deliver.
+fn deliver(hub: &mut Hub, model: &mut Model) -> bool {
+    let Some((slot, batch)) = hub.next_delivery() else {
+        assert!(model.jobs.iter().all(|job| job.waiting.is_empty()), "left over: {:?}", model.jobs);
+        model.jobs.clear();
+        return false;
+    };
+    while model.jobs.front().is_some_and(|job| job.waiting.is_empty()) {
+        model.jobs.pop_front();
+    }
+    let job = model.jobs.front_mut().expect("a delivery that the model does not know");
+    assert!(job.waiting.remove(&slot), "{slot} is no member, or had it already");
+    let due = job.due_to(slot);
+    assert_eq!(bytes_for(batch, slot), (due.concat(), due.len() as u32));
+    assert_eq!(batch.messages_for(slot), due.len() as u32);
+    true
+}
+
+fn frame_of(number: usize, len: usize) -> Frame {
+    Frame::message(format!("{number:0len$}"))
+}
+
+fn carry_out(hub: &mut Hub, model: &mut Model, number: usize, order: &Order) {
+    match *order {
+        Order::Subscribe(slot, topic) => {
+            assert_eq!(hub.subscribe(slot, topic), model.members.entry(topic).or_default().insert(slot));
+        }
+        Order::Unsubscribe(slot, topic) => assert_eq!(hub.unsubscribe(slot, topic), model.leave(slot, topic)),
+        Order::LeaveAll(slot) => {
+            hub.leave_all(slot);
+            for topic in TOPICS {
+                model.leave(slot, topic);
+            }
+        }
+        Order::Publish { topic, len, except } => {
+            let frame = frame_of(number, len);
+            let shared = if number.is_multiple_of(2) {
+                FrameRef::Shared(&frame)
+            } else {
+                FrameRef::Bytes(frame.as_bytes())
+            };
+            hub.publish(topic, shared, except);
+            model.pending.entry(topic).or_default().push((frame.as_bytes().to_vec(), except));
+        }
+        Order::Seal => {
+            // Topics are sealed in the order in which they were first published to.
+            let mut sealed = Vec::new();
+            hub.seal(|topic, batch| sealed.push((topic.to_string(), batch.messages() as usize)));
+            for (topic, messages) in sealed {
+                let (topic, published) =
+                    model.pending.remove_entry(topic.as_str()).expect("it was published to");
+                assert_eq!(messages, published.len());
+                model.start(topic, published);
+            }
+            assert!(model.pending.is_empty() && hub.pending_bytes() == 0);
+        }
+        Order::Receive(topic) => {
+            let mut elsewhere = Hub::default();
+            let frame = frame_of(number, 5);
+            elsewhere.publish(topic, FrameRef::Shared(&frame), Some(1));
+            elsewhere.seal(|topic, batch| hub.receive(topic, batch.for_other_workers()));
+            model.start(topic, vec![(frame.as_bytes().to_vec(), None)]);
+        }
+        Order::Deliver(steps) => {
+            for _ in 0..steps {
+                if !deliver(hub, model) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(300))]
+
+    #[test]
+    fn members_and_deliveries_are_those_of_a_plain_model(orders in any_orders()) {
+        let (mut hub, mut model) = (Hub::default(), Model::default());
+        for (number, order) in orders.iter().enumerate() {
+            carry_out(&mut hub, &mut model, number, order);
+            for topic in TOPICS {
+                prop_assert_eq!(hub.member_count(topic), model.members.get(topic).map_or(0, BTreeSet::len));
+            }
+        }
+        carry_out(&mut hub, &mut model, 0, &Order::Seal);
+        while deliver(&mut hub, &mut model) {}
+        prop_assert!(!hub.has_work());
+        prop_assert_eq!(hub.take_missed(), model.missed);
+        prop_assert_eq!(hub.take_finished_bytes(), model.wire_len, "every batch is done with once");
+    }
+}
