@@ -210,6 +210,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", help_heading = "Handshake")]
     pub subprotocol: Vec<String>,
 
+    /// Offer compression (permessage-deflate), and compress what is sent
+    #[arg(long, help_heading = "Handshake")]
+    pub deflate: bool,
+
     /// How long to measure (10s, 500ms, 2m)
     #[arg(short, long, default_value = "10s", value_parser = duration, help_heading = "Phases")]
     pub duration: Duration,

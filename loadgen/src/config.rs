@@ -56,6 +56,8 @@ pub struct Config {
     pub headers: Vec<(String, String)>,
     /// Its `Origin`.
     pub origin: Option<String>,
+    /// Whether compression is offered.
+    pub deflate: bool,
     /// The subprotocols that it offers.
     pub subprotocols: Vec<String>,
     /// Text or binary.
@@ -155,6 +157,7 @@ impl Config {
             arrival: args.arrival,
             headers: args.header,
             origin: args.origin,
+            deflate: args.deflate,
             subprotocols: args.subprotocol,
             format,
             connect_rate: args.connect_rate,

@@ -11,7 +11,7 @@ use crate::ledger::Totals;
 use crate::net::control::{Done, ThreadLoad};
 use crate::plan::Plan;
 use crate::record::Latencies;
-use crate::report::summary::{Connecting, Fanout, Generator, Integrity, Rates, Summary};
+use crate::report::summary::{Compression, Connecting, Fanout, Generator, Integrity, Rates, Summary};
 use crate::schedule::{Arrival, Timeline};
 use crate::server::{Cost, Probe, probe};
 use crate::verdict::{Evidence, judge};
@@ -157,6 +157,9 @@ pub fn summarize(
         response: samples.response,
         service: samples.service,
         integrity,
+        deflate: config
+            .deflate
+            .then_some(Compression { wire_bytes: tally.wire_bytes, plain_bytes: tally.plain_bytes }),
         rates,
         closed,
         server,

@@ -74,6 +74,29 @@ fn sizes_times_and_paths_may_vary() {
 }
 
 #[test]
+fn compression_is_agreed_on_and_its_ratio_told() {
+    let builder = Server::builder().listen("127.0.0.1:0").threads(1).deflate(wsd::Deflate::default());
+    let server = builder.route("/echo", Echo::default).start().expect("a free port");
+    let url = format!("ws://{}", server.addresses()[0]);
+    let line = "--conns 4 --rate 400 --duration 1s --size 4096 --text";
+    let (out, value) = measure(&url, &format!("{line} --deflate"));
+    assert_eq!(
+        (&value["response_us"]["n"], &value["integrity"]["corrupt"]),
+        (&json!(400), &json!(0)),
+        "{out}"
+    );
+    assert_eq!(value["deflate"]["plain_bytes"], json!(400 * 4096), "{out}");
+    assert!(
+        value["deflate"]["ratio"].as_f64().is_some_and(|ratio| ratio > 10.0),
+        "an alphabet packs well\n{out}"
+    );
+    assert!(out.contains("deflate received "), "{out}");
+    let (_, value) = measure(&url, line);
+    assert_eq!(value["deflate"], serde_json::Value::Null);
+    server.shutdown().expect("stopped");
+}
+
+#[test]
 fn idle_connections_stay() {
     let (server, url) = start();
     let pid = std::process::id();

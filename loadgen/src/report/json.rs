@@ -65,6 +65,11 @@ pub fn value(it: &Summary) -> Value {
             "foreign": it.integrity.foreign,
             "unsent": it.integrity.unsent,
         },
+        "deflate": it.deflate.as_ref().map(|it| json!({
+            "wire_bytes": it.wire_bytes,
+            "plain_bytes": it.plain_bytes,
+            "ratio": it.ratio(),
+        })),
         "rate": {
             "target_per_s": it.rates.target,
             "sent_per_s": it.rates.sent,
@@ -125,6 +130,7 @@ pub fn config(it: &Config) -> Value {
         "format": match it.format { Format::Binary => "binary", Format::Text => "text" },
         "headers": it.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>(),
         "origin": it.origin,
+        "deflate": it.deflate,
         "subprotocols": it.subprotocols,
         "connect_rate": it.connect_rate,
         "duration_s": it.duration.as_secs_f64(),

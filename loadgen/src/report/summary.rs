@@ -29,6 +29,8 @@ pub struct Summary {
     pub by_second: Vec<Second>,
     /// What arrived, and how.
     pub integrity: Integrity,
+    /// What compression came to, where it was offered.
+    pub deflate: Option<Compression>,
     /// Messages per second.
     pub rates: Rates,
     /// Connections that ended early, by close code.
@@ -95,6 +97,22 @@ pub struct Integrity {
     pub foreign: u64,
     /// Messages that could not be written.
     pub unsent: u64,
+}
+
+/// What compression came to, over all received messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compression {
+    /// Bytes of payload as they travelled.
+    pub wire_bytes: u64,
+    /// The same, unpacked.
+    pub plain_bytes: u64,
+}
+
+impl Compression {
+    /// How many times smaller it was on the wire; `None` where nothing was received.
+    pub fn ratio(&self) -> Option<f64> {
+        (self.wire_bytes > 0).then(|| self.plain_bytes as f64 / self.wire_bytes as f64)
+    }
 }
 
 /// Messages per second, measured.

@@ -148,6 +148,10 @@ impl Hands {
                 Some(traffic) => traffic.received(conn, link, &bytes),
                 None => self.early += 1,
             },
+            Input::Compressed(message) => match &mut self.traffic {
+                Some(traffic) => traffic.received_compressed(conn, link, &message),
+                None => self.early += 1,
+            },
             Input::Ping(payload) => {
                 self.out.clear();
                 client::encode_pong(&payload, self.rng.u32(..).to_be_bytes(), &mut self.out);
