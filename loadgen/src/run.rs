@@ -186,6 +186,7 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
             load: config.load,
             broadcast: config.mode == Mode::Broadcast,
             format: config.format,
+            cohorts: config.cohorts,
             sizes: config.sizes,
             arrival: config.arrival,
             run,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::collect::Spans;
 use crate::config::Config;
+use crate::net::control::Lazy;
 use crate::plan::Plan;
 use crate::record::Latencies;
 use crate::seconds::Second;
@@ -35,6 +36,8 @@ pub struct Summary {
     pub rates: Rates,
     /// Connections that ended early, by close code.
     pub closed: BTreeMap<u16, u64>,
+    /// What those came to that do not read as they should, where there are any.
+    pub lazy: Option<Lazy>,
     /// What it cost the server.
     pub server: Option<Cost>,
     /// What it cost the generator.
@@ -52,8 +55,10 @@ pub struct Summary {
 pub struct Connecting {
     /// Connections wanted.
     pub target: u32,
-    /// Open connections, per thread.
+    /// Open connections that read as they should, per thread.
     pub open: Vec<u32>,
+    /// Open connections that do not.
+    pub lazy: u32,
     /// Connections that failed, by reason.
     pub failed: BTreeMap<String, u64>,
     /// The first reason.
@@ -67,6 +72,11 @@ pub struct Connecting {
 impl Connecting {
     /// Open connections.
     pub fn ok(&self) -> u32 {
+        self.healthy() + self.lazy
+    }
+
+    /// Open connections that read as they should: those that send and are timed.
+    pub fn healthy(&self) -> u32 {
         self.open.iter().sum()
     }
 }

@@ -63,6 +63,19 @@ pub fn results(out: &mut impl Write, it: &Summary) -> io::Result<()> {
     for (code, number) in &it.closed {
         writeln!(out, "closed  {} by the server with code {code}{}", count(*number), meaning(*code))?;
     }
+    if let Some(lazy) = &it.lazy {
+        let cohorts = &it.config.cohorts;
+        let closed: u64 = lazy.closed.values().sum();
+        writeln!(
+            out,
+            "slow    {} read slowly, {} nothing: {} received, {} ended{}",
+            count(u64::from(cohorts.slow)),
+            count(u64::from(cohorts.never)),
+            count(lazy.received),
+            count(closed),
+            lazy.closed.keys().map(|code| format!(" {code}{}", meaning(*code))).collect::<String>()
+        )?;
+    }
     if let Some(server) = &it.server {
         writeln!(
             out,

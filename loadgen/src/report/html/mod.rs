@@ -74,7 +74,7 @@ pub fn run(result: &Value, curves: &BTreeMap<String, Latencies>, seconds: &[Seco
         figure(
             &mut page,
             "Where the messages were",
-            "Each cell is a second and a range of latencies; the darker, the more messages, on a logarithmic scale.",
+            "Each cell is a second and a range of latencies; the stronger the colour, the more messages, on a logarithmic scale.",
             &charts::heat(seconds),
         );
     }
