@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cohort::SlowReaders;
 use crate::payload::Sizes;
 use crate::schedule::Arrival;
 
@@ -193,6 +194,12 @@ pub struct RunArgs {
     /// Send binary messages (the default)
     #[arg(long, help_heading = "Load")]
     pub binary: bool,
+    /// Receivers of a broadcast that read slowly, such as 1%:1KiB/s; they are reported apart
+    #[arg(long, value_name = "COUNT:SPEED", value_parser = SlowReaders::parse, help_heading = "Load")]
+    pub slow_readers: Option<SlowReaders>,
+    /// Receivers of a broadcast that read nothing; they are reported apart
+    #[arg(long, value_name = "N", value_parser = whole, help_heading = "Load")]
+    pub never_read: Option<u32>,
     /// Connections opened per second [default: as fast as the server takes them]
     #[arg(long, value_name = "RATE", value_parser = number, help_heading = "Load")]
     pub connect_rate: Option<f64>,
@@ -209,6 +216,10 @@ pub struct RunArgs {
     /// A subprotocol to offer; may be repeated, the best one first
     #[arg(long, value_name = "NAME", help_heading = "Handshake")]
     pub subprotocol: Vec<String>,
+
+    /// Offer compression (permessage-deflate), and compress what is sent
+    #[arg(long, help_heading = "Handshake")]
+    pub deflate: bool,
 
     /// How long to measure (10s, 500ms, 2m)
     #[arg(short, long, default_value = "10s", value_parser = duration, help_heading = "Phases")]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{Mode, RunArgs};
+use crate::cohort::Cohorts;
 use crate::payload::{Format, Sizes};
 use crate::schedule::Arrival;
 use crate::target::Target;
@@ -48,6 +49,8 @@ pub struct Config {
     pub load: Load,
     /// Senders of a broadcast; in echo, all are.
     pub senders: u32,
+    /// Who reads how.
+    pub cohorts: Cohorts,
     /// Bytes per message.
     pub sizes: Sizes,
     /// How the times of messages are spread.
@@ -56,6 +59,8 @@ pub struct Config {
     pub headers: Vec<(String, String)>,
     /// Its `Origin`.
     pub origin: Option<String>,
+    /// Whether compression is offered.
+    pub deflate: bool,
     /// The subprotocols that it offers.
     pub subprotocols: Vec<String>,
     /// Text or binary.
@@ -119,7 +124,15 @@ impl Config {
                 return Err(format!("--senders: only with --mode broadcast, not with {}", mode.name()));
             }
         };
-        if senders > args.conns {
+        let cohorts = cohorts(&args)?;
+        if senders > args.conns - cohorts.lazy() {
+            if cohorts.lazy() > 0 {
+                return Err(format!(
+                    "--senders {senders}: only {} of {} connections read as they should",
+                    args.conns - cohorts.lazy(),
+                    args.conns
+                ));
+            }
             return Err(format!("--senders {senders}: there are only {} connections (--conns)", args.conns));
         }
         if args.mode == Mode::Broadcast && u64::from(args.conns) * u64::from(senders) > STREAMS_MAX {
@@ -151,10 +164,12 @@ impl Config {
             conns: args.conns,
             load,
             senders,
+            cohorts,
             sizes: args.size,
             arrival: args.arrival,
             headers: args.header,
             origin: args.origin,
+            deflate: args.deflate,
             subprotocols: args.subprotocol,
             format,
             connect_rate: args.connect_rate,
@@ -180,6 +195,23 @@ impl Config {
     pub fn url(&self) -> String {
         format!("ws://{}{}", self.target.host, self.path)
     }
+}
+
+fn cohorts(args: &RunArgs) -> Result<Cohorts, String> {
+    let (slow, never) = (args.slow_readers.map_or(0, |it| it.of(args.conns)), args.never_read.unwrap_or(0));
+    for (flag, count) in [("--slow-readers", slow), ("--never-read", never)] {
+        if count > 0 && args.mode != Mode::Broadcast {
+            return Err(format!("{flag}: only with --mode broadcast, where a server must send to them"));
+        }
+        if slow.saturating_add(never) >= args.conns && count > 0 {
+            return Err(format!(
+                "{flag}: nobody of {} connections is left to send and to be timed",
+                args.conns
+            ));
+        }
+    }
+    let slow_bytes_per_second = args.slow_readers.map_or(0, |it| it.bytes_per_second);
+    Ok(Cohorts { conns: args.conns, slow, slow_bytes_per_second, never })
 }
 
 fn load(args: &RunArgs) -> Result<Load, String> {
@@ -239,6 +271,9 @@ mod tests {
             ("--server-pid 4194305", "--server-pid"),
             ("--size 17M", "--size"),
             ("--threshold p99", "--threshold"),
+            ("--never-read 5", "--mode broadcast"),
+            ("--mode broadcast -c 5 --never-read 5", "--never-read"),
+            ("--mode broadcast -c 5 --never-read 2 --senders 4", "--senders"),
             ("wss://h", "ws://"),
         ] {
             let error = config(line).expect_err(line);

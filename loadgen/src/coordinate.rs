@@ -58,6 +58,7 @@ impl<'a> Coordinator<'a> {
                 Some(Report::Dialed(dialed)) => {
                     reports += 1;
                     connecting.open[dialed.thread as usize] = dialed.open;
+                    connecting.lazy += dialed.lazy;
                     connecting.upgrade.merge(&dialed.upgrade);
                     for (reason, number) in dialed.failed {
                         *connecting.failed.entry(reason).or_default() += number;
@@ -98,7 +99,7 @@ impl<'a> Coordinator<'a> {
         mut hlog: Option<&mut HlogWriter>,
     ) -> Result<Measured, Failure> {
         let timeline = timeline(self.config, monotonic_ns());
-        let open = dialed.ok();
+        let open = dialed.healthy();
         let senders = if self.config.mode == Mode::Broadcast { self.config.senders.min(open) } else { open };
         // Each message of a broadcast is expected at every connection.
         let audience = if self.config.mode == Mode::Broadcast { u64::from(open) } else { 1 };

@@ -27,6 +27,10 @@ pub struct Tally {
     pub received_measured: u64,
     /// Messages of this run that were damaged.
     pub corrupt: u64,
+    /// Bytes of received messages as they travelled, compressed or not.
+    pub wire_bytes: u64,
+    /// The same, unpacked.
+    pub plain_bytes: u64,
     /// Messages that are none of this run's, and in echo mode those of other connections.
     pub foreign: u64,
 }
@@ -42,6 +46,8 @@ impl Tally {
         self.received_measured += other.received_measured;
         self.corrupt += other.corrupt;
         self.foreign += other.foreign;
+        self.wire_bytes += other.wire_bytes;
+        self.plain_bytes += other.plain_bytes;
     }
 }
 
@@ -110,6 +116,17 @@ impl Instrument {
     /// A message could not be written.
     pub fn unsent(&mut self) {
         self.tally.unsent += 1;
+    }
+
+    /// A message came over the wire in so many bytes, and has so many.
+    pub fn on_wire(&mut self, wire_bytes: usize, plain_bytes: usize) {
+        self.tally.wire_bytes += wire_bytes as u64;
+        self.tally.plain_bytes += plain_bytes as u64;
+    }
+
+    /// A message could not be unpacked.
+    pub fn damaged(&mut self) {
+        self.tally.corrupt += 1;
     }
 
     /// Connection `conn`, which sends as `own`, has received a message. Says whether it was its own, arriving

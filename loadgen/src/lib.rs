@@ -19,6 +19,7 @@ pub mod ab;
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod cohort;
 pub mod collect;
 pub mod compare;
 pub mod config;

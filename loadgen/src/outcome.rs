@@ -8,10 +8,10 @@ use crate::collect::Collector;
 use crate::config::{Config, Load};
 use crate::instrument::Tally;
 use crate::ledger::Totals;
-use crate::net::control::{Done, ThreadLoad};
+use crate::net::control::{Done, Lazy, ThreadLoad};
 use crate::plan::Plan;
 use crate::record::Latencies;
-use crate::report::summary::{Connecting, Fanout, Generator, Integrity, Rates, Summary};
+use crate::report::summary::{Compression, Connecting, Fanout, Generator, Integrity, Rates, Summary};
 use crate::schedule::{Arrival, Timeline};
 use crate::server::{Cost, Probe, probe};
 use crate::verdict::{Evidence, judge};
@@ -32,6 +32,8 @@ pub struct Measured {
     pub totals: Totals,
     /// Connections that ended early, by close code.
     pub closed: BTreeMap<u16, u64>,
+    /// What those came to that do not read as they should.
+    pub lazy: Lazy,
     /// What each thread used.
     pub loads: Vec<ThreadLoad>,
     /// How long was measured, in seconds; shorter than asked for where the user stopped it.
@@ -56,6 +58,7 @@ impl Measured {
             tally: Tally::default(),
             totals: Totals::default(),
             closed: BTreeMap::new(),
+            lazy: Lazy::default(),
             loads: Vec::new(),
             seconds: (timeline.end_ns - timeline.measure_ns) as f64 / SECOND_NS as f64,
             interrupted: false,
@@ -69,6 +72,10 @@ impl Measured {
         self.tally.add(&done.tally);
         self.totals.add(&done.totals);
         self.loads.push(done.load);
+        self.lazy.received += done.lazy.received;
+        for (code, number) in done.lazy.closed {
+            *self.lazy.closed.entry(code).or_default() += number;
+        }
         for (code, number) in done.closed {
             *self.closed.entry(code).or_default() += number;
         }
@@ -105,12 +112,23 @@ pub fn summarize(
     measured: Measured,
     before: Option<Probe>,
 ) -> Summary {
-    let open = u64::from(connecting.ok());
-    let Measured { collector, tally, totals, closed, seconds, interrupted, deserted, server, loads, .. } =
-        measured;
+    let (open, receivers) = (u64::from(connecting.ok()), u64::from(connecting.healthy()));
+    let Measured {
+        collector,
+        tally,
+        totals,
+        closed,
+        seconds,
+        interrupted,
+        deserted,
+        server,
+        loads,
+        lazy,
+        ..
+    } = measured;
     let samples = collector.total.measured.map(|samples| *samples).unwrap_or_default();
     let broadcast = config.mode == Mode::Broadcast;
-    let integrity = integrity(&tally, &totals, if broadcast { open } else { 1 });
+    let integrity = integrity(&tally, &totals, if broadcast { receivers } else { 1 });
     let target = match config.load {
         Load::Open { rate } => Some(rate),
         _ => None,
@@ -157,8 +175,12 @@ pub fn summarize(
         response: samples.response,
         service: samples.service,
         integrity,
+        deflate: config
+            .deflate
+            .then_some(Compression { wire_bytes: tally.wire_bytes, plain_bytes: tally.plain_bytes }),
         rates,
         closed,
+        lazy: (config.cohorts.lazy() > 0).then_some(lazy),
         server,
         generator: Generator { cpu_hottest, wait_hottest, late: late(config, samples.late) },
         seconds,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::cli::Mode;
-use crate::client::Offer;
+use crate::client::{DEFLATE, Offer};
 use crate::compare::stored::Stored;
 use crate::config::Config;
 use crate::coordinate::Coordinator;
@@ -171,6 +171,7 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
         path: config.path.clone(),
         origin: config.origin.clone(),
         subprotocols: config.subprotocols.clone(),
+        deflate: config.deflate.then_some(DEFLATE),
         headers: config.headers.clone(),
     });
     (0..plan.threads)
@@ -185,6 +186,7 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
             load: config.load,
             broadcast: config.mode == Mode::Broadcast,
             format: config.format,
+            cohorts: config.cohorts,
             sizes: config.sizes,
             arrival: config.arrival,
             run,

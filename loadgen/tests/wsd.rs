@@ -5,7 +5,7 @@ mod common;
 use common::measure;
 use serde_json::json;
 use wsd::apps::{Broadcast, Echo};
-use wsd::{Handle, Server};
+use wsd::{Handle, Limits, Server};
 
 fn start() -> (Handle, String) {
     let builder = Server::builder().listen("127.0.0.1:0").threads(2);
@@ -70,6 +70,54 @@ fn sizes_times_and_paths_may_vary() {
         (&json!(100), &json!(0)),
         "{out}"
     );
+    server.shutdown().expect("stopped");
+}
+
+#[test]
+fn compression_is_agreed_on_and_its_ratio_told() {
+    let builder = Server::builder().listen("127.0.0.1:0").threads(1).deflate(wsd::Deflate::default());
+    let server = builder.route("/echo", Echo::default).start().expect("a free port");
+    let url = format!("ws://{}", server.addresses()[0]);
+    let line = "--conns 4 --rate 400 --duration 1s --size 4096 --text";
+    let (out, value) = measure(&url, &format!("{line} --deflate"));
+    assert_eq!(
+        (&value["response_us"]["n"], &value["integrity"]["corrupt"]),
+        (&json!(400), &json!(0)),
+        "{out}"
+    );
+    assert_eq!(value["deflate"]["plain_bytes"], json!(400 * 4096), "{out}");
+    assert!(
+        value["deflate"]["ratio"].as_f64().is_some_and(|ratio| ratio > 10.0),
+        "an alphabet packs well\n{out}"
+    );
+    assert!(out.contains("deflate received "), "{out}");
+    let (_, value) = measure(&url, line);
+    assert_eq!(value["deflate"], serde_json::Value::Null);
+    server.shutdown().expect("stopped");
+}
+
+#[test]
+fn those_who_do_not_read_are_told_apart_from_those_who_do() {
+    let limits = Limits { queue_hard: 1 << 20, ..Limits::default() };
+    let builder = Server::builder().listen("127.0.0.1:0").threads(2).limits(limits);
+    let server = builder.route("/chat", Broadcast::by_path).start().expect("a free port");
+    let url = format!("ws://{}", server.addresses()[0]);
+    let cohorts = "--slow-readers 3:1KiB/s --never-read 2";
+    let load = "--mode broadcast --conns 25 --senders 2 --rate 400 --duration 2s --size 16k";
+    let (out, value) = measure(&format!("{url}/chat"), &format!("{load} {cohorts}"));
+    assert_eq!(
+        (&value["connect"]["ok"], &value["fanout"]["expected"]),
+        (&json!(25), &json!(800 * 20)),
+        "{out}"
+    );
+    assert_eq!((&value["integrity"]["lost"], &value["closed_by_code"]), (&json!(0), &json!({})), "{out}");
+    let slow = &value["slow_readers"];
+    assert_eq!((&slow["slow"], &slow["never"]), (&json!(3), &json!(2)), "{out}");
+    // 13 MB in two seconds are more than the kernel and the server keep for one connection together.
+    let closed: u64 =
+        slow["closed_by_code"].as_object().expect("codes").values().filter_map(|it| it.as_u64()).sum();
+    assert!((2..=5).contains(&closed), "{out}");
+    assert!(out.contains("slow    3 read slowly, 2 nothing: "), "{out}");
     server.shutdown().expect("stopped");
 }
 

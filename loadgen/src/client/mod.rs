@@ -10,9 +10,12 @@
 use std::borrow::Cow;
 
 use base64::Engine as _;
+use wsd::Deflate;
+use wsd::proto::deflate::Window;
 use wsd::proto::handshake::ClientRequest;
 use wsd::proto::handshake::client::{ResponseError, Upgraded};
 use wsd::proto::handshake::parse_response;
+use wsd::proto::message::Compressed;
 use wsd::proto::{Decoder, Event, MessageLimits, ProtocolError, Role, Status, frame};
 use wsd::proto::{Message, OpCode};
 
@@ -37,6 +40,8 @@ pub enum Input<'a> {
     Upgraded,
     /// A message, text or binary.
     Message(Cow<'a, [u8]>),
+    /// A message that is still compressed.
+    Compressed(Compressed<'a>),
     /// Asks for a pong with the same payload: see [`encode_pong`].
     Ping(Cow<'a, [u8]>),
     /// The server closes, with this code (1005 where it gave none): answer with [`Client::close`].
@@ -52,6 +57,10 @@ pub enum Fault {
     Protocol(ProtocolError),
 }
 
+/// What is offered as permessage-deflate: everything is compressed, and nothing is remembered between messages, so that
+/// an idle connection costs no window.
+pub const DEFLATE: Deflate = Deflate { min_bytes: 0, level: 1, window_bits: 15, takeover: false };
+
 /// What stands for the connection's number in the path and in headers.
 pub const CONN: &str = "{conn}";
 
@@ -66,6 +75,8 @@ pub struct Offer {
     pub origin: Option<String>,
     /// Subprotocols, the best one first.
     pub subprotocols: Vec<String>,
+    /// permessage-deflate on these terms.
+    pub deflate: Option<Deflate>,
     /// Further headers; [`CONN`] in their values as in the path.
     pub headers: Vec<(String, String)>,
 }
@@ -85,7 +96,7 @@ impl Offer {
             key,
             origin: self.origin.as_deref(),
             subprotocols: &subprotocols,
-            deflate: None,
+            deflate: self.deflate.as_ref(),
             headers: &headers,
         };
         request.encode(out);
@@ -93,7 +104,7 @@ impl Offer {
 
     /// Checks the answer to a request made with `key`.
     fn parse(&self, bytes: &[u8], key: &str) -> Result<Status<Upgraded>, ResponseError> {
-        parse_response(bytes, key, &self.subprotocols(), None)
+        parse_response(bytes, key, &self.subprotocols(), self.deflate.as_ref())
     }
 
     fn subprotocols(&self) -> Vec<&str> {
@@ -112,11 +123,13 @@ pub struct Client {
     )]
     head: Option<Box<Vec<u8>>>,
     state: State,
+    /// The window to compress with, where that was agreed on.
+    deflate: Option<Window>,
 }
 
 impl Default for Client {
     fn default() -> Self {
-        Self { decoder: Decoder::new(Role::Client), head: None, state: State::Upgrading }
+        Self { decoder: Decoder::new(Role::Client), head: None, state: State::Upgrading, deflate: None }
     }
 }
 
@@ -124,6 +137,11 @@ impl Client {
     /// Where the connection stands.
     pub const fn state(&self) -> State {
         self.state
+    }
+
+    /// The window to compress messages with, where that was agreed on.
+    pub const fn deflate(&self) -> Option<Window> {
+        self.deflate
     }
 
     /// Takes bytes up to the end of the next event, and says how many: call it again with the rest while there
@@ -171,6 +189,10 @@ impl Client {
             Status::Complete(upgraded) => {
                 self.head = None;
                 self.state = State::Open;
+                if let Some(agreed) = upgraded.deflate {
+                    self.decoder.enable_deflate();
+                    self.deflate = Some(agreed.send_window);
+                }
                 Ok((upgraded.head_len - held, Some(Input::Upgraded)))
             }
             Status::Partial => {
@@ -189,11 +211,11 @@ impl Client {
                 Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
                 Cow::Owned(text) => Cow::Owned(text.into_bytes()),
             })),
+            Some(Event::Compressed(message)) => Some(Input::Compressed(message)),
             Some(Event::Ping(payload)) => Some(Input::Ping(payload)),
             Some(Event::Close(close)) => Some(Input::Close(close.map_or(1005, |close| close.code.get()))),
-            // A pong is a heartbeat that nobody asked for: legal, and of no use here. Nothing else can come: no
-            // extension was offered.
-            Some(_) => None,
+            // A heartbeat that nobody asked for: legal, and of no use here.
+            Some(Event::Pong(_)) => None,
         };
         Ok((used, input))
     }
@@ -308,13 +330,19 @@ mod tests {
             path: "/echo?id={conn}".into(),
             origin: Some("http://h".into()),
             subprotocols: vec!["v2".into(), "v1".into()],
+            deflate: Some(Deflate { takeover: false, ..Deflate::default() }),
             headers: vec![("X-User".into(), "u{conn}".into())],
         };
         let mut request = Vec::new();
         offer.encode(7, KEY, &mut request);
         let text = String::from_utf8(request).expect("ASCII");
         assert!(text.starts_with("GET /echo?id=7 HTTP/1.1\r\nHost: h:1\r\n"), "{text}");
-        for line in ["Origin: http://h\r\n", "Sec-WebSocket-Protocol: v2, v1\r\n", "X-User: u7\r\n"] {
+        for line in [
+            "Origin: http://h\r\n",
+            "Sec-WebSocket-Protocol: v2, v1\r\n",
+            "X-User: u7\r\n",
+            "permessage-deflate;",
+        ] {
             assert!(text.contains(line), "{text}");
         }
     }

@@ -59,8 +59,10 @@ pub enum Report {
 pub struct Dialed {
     /// Which thread says so: they finish in any order.
     pub thread: u32,
-    /// Connections that are open.
+    /// Connections that are open and read as they should.
     pub open: u32,
+    /// Connections that are open and do not.
+    pub lazy: u32,
     /// Connections that failed, by reason.
     pub failed: BTreeMap<String, u64>,
     /// From `connect` to the verified answer.
@@ -76,8 +78,19 @@ pub struct Done {
     pub totals: Totals,
     /// Connections that ended early, by close code (1006: without a Close).
     pub closed: BTreeMap<u16, u64>,
+    /// What those came to that do not read as they should.
+    pub lazy: Lazy,
     /// What the thread used while measuring.
     pub load: ThreadLoad,
+}
+
+/// What connections came to that do not read as they should.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lazy {
+    /// Messages that they have read all the same.
+    pub received: u64,
+    /// Those that ended early, by close code (1006: without a Close that was read).
+    pub closed: BTreeMap<u16, u64>,
 }
 
 /// What one thread used, as shares of the time.

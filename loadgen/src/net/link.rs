@@ -82,22 +82,51 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return End::Failed(error.kind()),
             };
-            let mut at = 0;
-            while at < read {
-                match self.client.handle_input(&mut buffer[at..read], offer, &key) {
-                    Ok((used, input)) => {
-                        at += used;
-                        if let Some(input) = input {
-                            handle(self, input);
-                        }
-                    }
-                    Err(fault) => return End::Fault(fault),
-                }
+            if let Err(fault) = self.feed(&mut buffer[..read], offer, &key, &mut handle) {
+                return End::Fault(fault);
             }
             if read < buffer.len() && !closing {
                 return End::Drained;
             }
         }
+    }
+
+    /// Reads once, at most what `buffer` takes.
+    pub fn read_once(
+        &mut self,
+        buffer: &mut [u8],
+        offer: &Offer,
+        key: impl Fn() -> String,
+        mut handle: impl FnMut(&mut Self, Input<'_>),
+    ) -> End {
+        match self.socket.read(buffer) {
+            Ok(0) => End::Eof,
+            Ok(read) => self
+                .feed(&mut buffer[..read], offer, &key, &mut handle)
+                .map_or_else(End::Fault, |()| End::Drained),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                End::Drained
+            }
+            Err(error) => End::Failed(error.kind()),
+        }
+    }
+
+    fn feed(
+        &mut self,
+        bytes: &mut [u8],
+        offer: &Offer,
+        key: &impl Fn() -> String,
+        handle: &mut impl FnMut(&mut Self, Input<'_>),
+    ) -> Result<(), Fault> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let (used, input) = self.client.handle_input(&mut bytes[at..], offer, key)?;
+            at += used;
+            if let Some(input) = input {
+                handle(self, input);
+            }
+        }
+        Ok(())
     }
 
     /// Whether a message can be written at once.

@@ -2,9 +2,12 @@
 
 use std::io;
 
+use wsd::proto::deflate::Pool;
+use wsd::proto::message::Compressed;
 use wsd::proto::{OpCode, frame};
 
 use super::link::Link;
+use crate::client::{DEFLATE, LIMITS};
 use crate::clock::monotonic_ns;
 use crate::instrument::Instrument;
 use crate::payload::{Format, Stamp};
@@ -35,6 +38,7 @@ pub struct Traffic {
     opcode: OpCode,
     rng: fastrand::Rng,
     frame: Vec<u8>,
+    pool: Pool,
     /// Messages that wait for room on their connections.
     waiting: u64,
 }
@@ -46,7 +50,7 @@ impl Traffic {
             Format::Binary => OpCode::Binary,
             Format::Text => OpCode::Text,
         };
-        Self { instrument, pace, opcode, rng, frame: Vec::new(), waiting: 0 }
+        Self { instrument, pace, opcode, rng, frame: Vec::new(), pool: Pool::new(DEFLATE), waiting: 0 }
     }
 
     /// What has been measured.
@@ -125,8 +129,24 @@ impl Traffic {
         }
     }
 
+    /// A connection has received a compressed message.
+    pub fn received_compressed(&mut self, conn: u32, link: &mut Link, message: &Compressed<'_>) {
+        match message.inflate(self.pool.inflater(), &LIMITS) {
+            Ok(plain) => {
+                self.instrument.on_wire(message.payload.len(), plain.as_bytes().len());
+                self.count(conn, link, plain.as_bytes());
+            }
+            Err(_) => self.instrument.damaged(),
+        }
+    }
+
     /// A connection has received a message.
     pub fn received(&mut self, conn: u32, link: &mut Link, bytes: &[u8]) {
+        self.instrument.on_wire(bytes.len(), bytes.len());
+        self.count(conn, link, bytes);
+    }
+
+    fn count(&mut self, conn: u32, link: &mut Link, bytes: &[u8]) {
         let now_ns = monotonic_ns();
         let own_first = self.instrument.received(conn, link.sender, bytes, now_ns);
         if own_first && matches!(self.pace, Pace::Closed { .. }) && now_ns < self.instrument.timeline().end_ns
@@ -151,12 +171,14 @@ impl Traffic {
         let stamp = Stamp { sender, sequence: link.sequence, intended_ns, sent_ns: monotonic_ns() };
         self.frame.clear();
         let mask = self.rng.u32(..).to_be_bytes();
-        frame::encode(
-            &mut self.frame,
-            self.opcode,
-            self.instrument.encode(&stamp, &mut self.rng),
-            Some(mask),
-        );
+        let message = self.instrument.encode(&stamp, &mut self.rng);
+        match link.client.deflate() {
+            None => frame::encode(&mut self.frame, self.opcode, message, Some(mask)),
+            Some(window) => {
+                let deflater = self.pool.deflater(window);
+                frame::encode_deflated(&mut self.frame, self.opcode, message, Some(mask), deflater);
+            }
+        }
         let written: io::Result<()> = link.write(&self.frame);
         if written.is_ok() {
             link.sequence += 1;

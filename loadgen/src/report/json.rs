@@ -65,6 +65,11 @@ pub fn value(it: &Summary) -> Value {
             "foreign": it.integrity.foreign,
             "unsent": it.integrity.unsent,
         },
+        "deflate": it.deflate.as_ref().map(|it| json!({
+            "wire_bytes": it.wire_bytes,
+            "plain_bytes": it.plain_bytes,
+            "ratio": it.ratio(),
+        })),
         "rate": {
             "target_per_s": it.rates.target,
             "sent_per_s": it.rates.sent,
@@ -73,6 +78,13 @@ pub fn value(it: &Summary) -> Value {
         },
         "closed_by_code": it.closed.iter().map(|(code, number)| (code.to_string(), Value::from(*number)))
             .collect::<serde_json::Map<_, _>>(),
+        "slow_readers": it.lazy.as_ref().map(|lazy| json!({
+            "slow": it.config.cohorts.slow,
+            "never": it.config.cohorts.never,
+            "received": lazy.received,
+            "closed_by_code": lazy.closed.iter().map(|(code, number)| (code.to_string(), Value::from(*number)))
+                .collect::<serde_json::Map<_, _>>(),
+        })),
         "server": it.server.as_ref().map(|server| json!({
             "pid": server.pid,
             "user_s": server.user_s,
@@ -123,8 +135,12 @@ pub fn config(it: &Config) -> Value {
         "size": if it.sizes.min == it.sizes.max { it.sizes.max.into() } else { Value::from(it.sizes.to_string()) },
         "arrival": match it.arrival { Arrival::Constant => "constant", Arrival::Poisson => "poisson" },
         "format": match it.format { Format::Binary => "binary", Format::Text => "text" },
+        "slow_readers": it.cohorts.slow,
+        "slow_bytes_per_s": it.cohorts.slow_bytes_per_second,
+        "never_read": it.cohorts.never,
         "headers": it.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>(),
         "origin": it.origin,
+        "deflate": it.deflate,
         "subprotocols": it.subprotocols,
         "connect_rate": it.connect_rate,
         "duration_s": it.duration.as_secs_f64(),

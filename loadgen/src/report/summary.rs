@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::collect::Spans;
 use crate::config::Config;
+use crate::net::control::Lazy;
 use crate::plan::Plan;
 use crate::record::Latencies;
 use crate::seconds::Second;
@@ -29,10 +30,14 @@ pub struct Summary {
     pub by_second: Vec<Second>,
     /// What arrived, and how.
     pub integrity: Integrity,
+    /// What compression came to, where it was offered.
+    pub deflate: Option<Compression>,
     /// Messages per second.
     pub rates: Rates,
     /// Connections that ended early, by close code.
     pub closed: BTreeMap<u16, u64>,
+    /// What those came to that do not read as they should, where there are any.
+    pub lazy: Option<Lazy>,
     /// What it cost the server.
     pub server: Option<Cost>,
     /// What it cost the generator.
@@ -50,8 +55,10 @@ pub struct Summary {
 pub struct Connecting {
     /// Connections wanted.
     pub target: u32,
-    /// Open connections, per thread.
+    /// Open connections that read as they should, per thread.
     pub open: Vec<u32>,
+    /// Open connections that do not.
+    pub lazy: u32,
     /// Connections that failed, by reason.
     pub failed: BTreeMap<String, u64>,
     /// The first reason.
@@ -65,6 +72,11 @@ pub struct Connecting {
 impl Connecting {
     /// Open connections.
     pub fn ok(&self) -> u32 {
+        self.healthy() + self.lazy
+    }
+
+    /// Open connections that read as they should: those that send and are timed.
+    pub fn healthy(&self) -> u32 {
         self.open.iter().sum()
     }
 }
@@ -95,6 +107,22 @@ pub struct Integrity {
     pub foreign: u64,
     /// Messages that could not be written.
     pub unsent: u64,
+}
+
+/// What compression came to, over all received messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compression {
+    /// Bytes of payload as they travelled.
+    pub wire_bytes: u64,
+    /// The same, unpacked.
+    pub plain_bytes: u64,
+}
+
+impl Compression {
+    /// How many times smaller it was on the wire; `None` where nothing was received.
+    pub fn ratio(&self) -> Option<f64> {
+        (self.wire_bytes > 0).then(|| self.plain_bytes as f64 / self.wire_bytes as f64)
+    }
 }
 
 /// Messages per second, measured.

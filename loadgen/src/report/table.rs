@@ -55,8 +55,26 @@ pub fn results(out: &mut impl Write, it: &Summary) -> io::Result<()> {
         writeln!(out, "rate    sent {sent}/s{target}   received {received}/s   over {:.1}s", it.seconds)?;
         integrity(out, &it.integrity)?;
     }
+    if let Some(deflate) = &it.deflate {
+        let ratio = deflate.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let (wire, plain) = (bytes(deflate.wire_bytes), bytes(deflate.plain_bytes));
+        writeln!(out, "deflate received {wire} for {plain}, ratio {ratio}")?;
+    }
     for (code, number) in &it.closed {
         writeln!(out, "closed  {} by the server with code {code}{}", count(*number), meaning(*code))?;
+    }
+    if let Some(lazy) = &it.lazy {
+        let cohorts = &it.config.cohorts;
+        let closed: u64 = lazy.closed.values().sum();
+        writeln!(
+            out,
+            "slow    {} read slowly, {} nothing: {} received, {} ended{}",
+            count(u64::from(cohorts.slow)),
+            count(u64::from(cohorts.never)),
+            count(lazy.received),
+            count(closed),
+            lazy.closed.keys().map(|code| format!(" {code}{}", meaning(*code))).collect::<String>()
+        )?;
     }
     if let Some(server) = &it.server {
         writeln!(

@@ -9,11 +9,18 @@ use wsd::proto::CloseCode;
 
 use super::{Phase, Worker};
 use crate::client::{self, Fault, Input};
-use crate::clock::monotonic_ns;
-use crate::net::control::{Dialed, Report};
+use crate::clock::{SECOND_NS, monotonic_ns};
+use crate::cohort::Reading;
+use crate::net::control::{Dialed, Lazy, Report};
 use crate::net::dial::{self, Dialer};
 use crate::net::link::{End, Link};
 use crate::net::traffic::Traffic;
+
+/// How often slow readers read.
+const SLOW_TICK_NS: u64 = SECOND_NS / 10;
+
+/// How long they may read when the run is over.
+const LEAVE_NS_MAX: u64 = SECOND_NS / 2;
 
 /// What the handling of one connection's events needs besides the connection.
 #[derive(Debug)]
@@ -23,6 +30,7 @@ pub(super) struct Hands {
     /// Messages that came before the load began: greetings.
     pub(super) early: u64,
     pub(super) closed: BTreeMap<u16, u64>,
+    pub(super) lazy: Lazy,
     pub(super) rng: fastrand::Rng,
     pub(super) out: Vec<u8>,
 }
@@ -42,7 +50,11 @@ impl Worker {
             self.phase = Phase::Ready;
             let dialer = &mut self.hands.dialer;
             let (failed, upgrade) = (dialer.failed.clone(), std::mem::take(&mut dialer.upgrade));
-            let dialed = Dialed { thread: self.assignment.thread, open: dialer.open(), failed, upgrade };
+            let lazy = (0..self.assignment.conns)
+                .filter(|&conn| self.is_open(conn) && self.reading(conn) != Reading::Healthy)
+                .count() as u32;
+            let open = self.hands.dialer.open() - lazy;
+            let dialed = Dialed { thread: self.assignment.thread, open, lazy, failed, upgrade };
             self.report(Report::Dialed(dialed));
         }
     }
@@ -95,6 +107,14 @@ impl Worker {
         {
             traffic.send_waiting(link);
         }
+        let running = matches!(self.phase, Phase::Running(_) | Phase::Ready);
+        if running && self.is_open(conn) && self.reading(conn) != Reading::Healthy {
+            // Its bytes stay where they are; that it has ended shows all the same.
+            if event.is_error() || (event.is_read_closed() && self.reading(conn) == Reading::Never) {
+                self.drop_link(conn, "");
+            }
+            return;
+        }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             self.read(conn, event.is_read_closed() || event.is_error());
         }
@@ -118,8 +138,64 @@ impl Worker {
         }
     }
 
+    /// How a connection reads.
+    pub(super) fn reading(&self, conn: u32) -> Reading {
+        self.assignment.cohorts.of(self.number(conn))
+    }
+
+    /// Lets the slow readers take their few bytes, ten times a second.
+    pub(super) fn read_slowly(&mut self) {
+        let now_ns = monotonic_ns();
+        if !matches!(self.phase, Phase::Running(_)) || now_ns < self.slow_next_ns {
+            return;
+        }
+        self.slow_next_ns = now_ns + SLOW_TICK_NS;
+        for at in 0..self.slow.len() {
+            let conn = self.slow[at];
+            let Reading::Slow(bytes_per_second) = self.reading(conn) else { continue };
+            let budget = (bytes_per_second as usize / 10).clamp(1, self.buffer.len());
+            let (seed, number) = (self.assignment.seed, self.number(conn));
+            let Some(link) = &mut self.links[conn as usize] else { continue };
+            let (hands, offer) = (&mut self.hands, &self.assignment.offer);
+            let key = || client::key(seed, number);
+            let end = link.read_once(&mut self.buffer[..budget], offer, key, |link, input| {
+                hands.handle_slowly(link, input);
+            });
+            if end != End::Drained {
+                self.drop_link(conn, "");
+            }
+        }
+    }
+
+    /// When the run is over, those who did not read learn whether the server had taken leave of them: its Close is
+    /// behind all that waits.
+    pub(super) fn read_leave(&mut self) {
+        let lazy: Vec<u32> = (0..self.assignment.conns)
+            .filter(|&conn| self.is_open(conn) && self.reading(conn) != Reading::Healthy)
+            .collect();
+        let received = self.hands.lazy.received;
+        let deadline_ns = monotonic_ns() + LEAVE_NS_MAX;
+        while monotonic_ns() < deadline_ns && lazy.iter().any(|&conn| self.is_open(conn)) {
+            for &conn in &lazy {
+                let (seed, number) = (self.assignment.seed, self.number(conn));
+                let Some(link) = &mut self.links[conn as usize] else { continue };
+                let (hands, offer) = (&mut self.hands, &self.assignment.offer);
+                let key = || client::key(seed, number);
+                let end = link.read(&mut self.buffer, false, offer, key, |link, input| {
+                    hands.handle_slowly(link, input);
+                });
+                if end != End::Drained {
+                    self.drop_link(conn, "");
+                }
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        self.hands.lazy.received = received;
+    }
+
     /// A connection has ended; while it was being made, `reason` says why.
     fn drop_link(&mut self, conn: u32, reason: &str) {
+        let lazy = self.reading(conn) != Reading::Healthy;
         let hands = &mut self.hands;
         let link = self.links[conn as usize].take();
         if hands.dialer.is_under_way(conn) {
@@ -131,7 +207,8 @@ impl Worker {
         }
         if let Some(link) = link {
             if link.is_open() && !matches!(self.phase, Phase::Closing { .. }) {
-                *hands.closed.entry(CloseCode::ABNORMAL.get()).or_default() += 1;
+                let closed = if lazy { &mut hands.lazy.closed } else { &mut hands.closed };
+                *closed.entry(CloseCode::ABNORMAL.get()).or_default() += 1;
             }
             if let Some(traffic) = &mut hands.traffic {
                 traffic.abandon(&link);
@@ -141,11 +218,34 @@ impl Worker {
 }
 
 impl Hands {
+    /// What a slow reader has read: counted, not timed.
+    fn handle_slowly(&mut self, link: &mut Link, input: Input<'_>) {
+        match input {
+            Input::Message(_) | Input::Compressed(_) => self.lazy.received += 1,
+            Input::Close(code) => {
+                *self.lazy.closed.entry(code).or_default() += 1;
+                self.out.clear();
+                link.client.close(code, self.rng.u32(..).to_be_bytes(), &mut self.out);
+                let _ = link.write(&self.out);
+            }
+            Input::Ping(payload) => {
+                self.out.clear();
+                client::encode_pong(&payload, self.rng.u32(..).to_be_bytes(), &mut self.out);
+                let _ = link.write(&self.out);
+            }
+            Input::Upgraded => {}
+        }
+    }
+
     fn handle(&mut self, conn: u32, link: &mut Link, input: Input<'_>, count_closes: bool) {
         match input {
             Input::Upgraded => self.dialer.opened(conn, monotonic_ns()),
             Input::Message(bytes) => match &mut self.traffic {
                 Some(traffic) => traffic.received(conn, link, &bytes),
+                None => self.early += 1,
+            },
+            Input::Compressed(message) => match &mut self.traffic {
+                Some(traffic) => traffic.received_compressed(conn, link, &message),
                 None => self.early += 1,
             },
             Input::Ping(payload) => {

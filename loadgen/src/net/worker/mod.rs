@@ -20,13 +20,14 @@ use mio::{Events, Poll, Token};
 
 use self::conns::Hands;
 use self::marks::{Marks, Usage};
-use super::control::{Board, Command, Counters, Done, Report, Start};
+use super::control::{Board, Command, Counters, Done, Lazy, Report, Start};
 use super::dial::Dialer;
 use super::link::Link;
 use super::timer::Timer;
 use super::traffic::{Pace, Traffic};
 use crate::client::Offer;
 use crate::clock::{SECOND_NS, monotonic_ns};
+use crate::cohort::{Cohorts, Reading};
 use crate::config::Load;
 use crate::instrument::{Audience, Instrument};
 use crate::payload::{Codec, Format, Sizes};
@@ -68,6 +69,8 @@ pub struct Assignment {
     pub broadcast: bool,
     /// Text or binary.
     pub format: Format,
+    /// Who reads how.
+    pub cohorts: Cohorts,
     /// Bytes per message.
     pub sizes: Sizes,
     /// How the times of messages are spread.
@@ -90,6 +93,9 @@ pub struct Worker {
     links: Vec<Option<Link>>,
     buffer: Box<[u8]>,
     hands: Hands,
+    /// Connections that read slowly, and when they read next.
+    slow: Vec<u32>,
+    slow_next_ns: u64,
     phase: Phase,
 }
 
@@ -123,13 +129,27 @@ impl Worker {
             traffic: None,
             early: 0,
             closed: BTreeMap::new(),
+            lazy: Lazy::default(),
             rng: fastrand::Rng::with_seed(seed ^ (u64::from(thread) << 32)),
             out: Vec::new(),
         };
         let links = (0..conns).map(|_| None).collect();
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
         let phase = Phase::Dialing;
-        Ok(Self { assignment, poll, timer, commands, reports, board, links, buffer, hands, phase })
+        Ok(Self {
+            assignment,
+            poll,
+            timer,
+            commands,
+            reports,
+            board,
+            links,
+            buffer,
+            hands,
+            slow: Vec::new(),
+            slow_next_ns: 0,
+            phase,
+        })
     }
 
     /// Runs until the coordinator has had enough.
@@ -168,6 +188,7 @@ impl Worker {
         if let Some(traffic) = &mut self.hands.traffic {
             traffic.send_due(&mut self.links);
         }
+        self.read_slowly();
         self.mark();
         let counters = self.board.of(self.assignment.thread);
         if let Some(traffic) = &mut self.hands.traffic {
@@ -177,7 +198,8 @@ impl Worker {
             Counters::set(&counters.sending, u64::from(is_sending));
             Counters::set(&counters.arrived, instrument.totals().distinct + instrument.tally().corrupt);
         }
-        let ended: u64 = self.hands.closed.values().sum();
+        let hands = &self.hands;
+        let ended: u64 = hands.closed.values().chain(hands.lazy.closed.values()).sum();
         Counters::set(&counters.open, u64::from(self.hands.dialer.open()).saturating_sub(ended));
         Counters::set(&counters.failed, self.hands.dialer.failed.values().sum());
     }
@@ -187,9 +209,14 @@ impl Worker {
             Phase::Dialing => self.hands.dialer.deadline_ns(),
             Phase::Ready => None,
             Phase::Running(marks) => {
+                let slow = (!self.slow.is_empty()).then_some(self.slow_next_ns);
                 let traffic = self.hands.traffic.as_ref();
                 let due = traffic.and_then(Traffic::deadline_ns);
-                due.into_iter().chain([marks.next_second_ns]).chain(self.next_mark_ns(marks)).min()
+                due.into_iter()
+                    .chain(slow)
+                    .chain([marks.next_second_ns])
+                    .chain(self.next_mark_ns(marks))
+                    .min()
             }
             Phase::Closing { deadline_ns } => Some(*deadline_ns),
         }
@@ -228,7 +255,9 @@ impl Worker {
     fn start(&mut self, start: Start) {
         let Start { timeline, senders, slots } = start;
         let a = &self.assignment;
-        let open: Vec<u32> = (0..a.conns).filter(|&conn| self.is_open(conn)).collect();
+        let open: Vec<u32> = (0..a.conns)
+            .filter(|&conn| self.is_open(conn) && self.reading(conn) == Reading::Healthy)
+            .collect();
         debug_assert!(slots.len() <= open.len(), "the coordinator knows how many are open");
         // Spread over the connections: with few senders, not all on the same source address.
         let every = (open.len() / slots.len().max(1)).max(1);
@@ -257,6 +286,9 @@ impl Worker {
         let codec = Codec::new(a.run, a.format, a.sizes);
         let instrument = Instrument::new(codec, timeline, audience, a.conns as usize, open.len() as u32);
         self.hands.traffic = Some(Traffic::new(instrument, pace, a.format, self.hands.rng.fork()));
+        self.slow = (0..self.assignment.conns)
+            .filter(|&conn| self.is_open(conn) && matches!(self.reading(conn), Reading::Slow(_)))
+            .collect();
         let next_second_ns = timeline.start_ns + SECOND_NS;
         self.phase = Phase::Running(Marks { next_second_ns, ..Marks::default() });
     }
@@ -294,7 +326,11 @@ impl Worker {
         if matches!(self.phase, Phase::Closing { .. }) {
             return;
         }
+        if matches!(self.phase, Phase::Running(_)) {
+            self.read_leave();
+        }
         let mut done = Done { closed: std::mem::take(&mut self.hands.closed), ..Done::default() };
+        done.lazy = std::mem::take(&mut self.hands.lazy);
         if matches!(self.phase, Phase::Dialing) {
             self.hands.dialer.give_up();
         }

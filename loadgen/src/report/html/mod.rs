@@ -60,6 +60,9 @@ pub fn run(result: &Value, curves: &BTreeMap<String, Latencies>, seconds: &[Seco
     );
     quantile_table(&mut page, result);
     let by_second = result["by_second"].as_array().map_or(&[][..], Vec::as_slice);
+    // Not the wait for stragglers in which none came.
+    let end = by_second.iter().rposition(|it| it["received"] != 0 || it["sent"] != 0).map_or(0, |at| at + 1);
+    let (by_second, seconds) = (&by_second[..end], &seconds[..end.min(seconds.len())]);
     if by_second.len() > 1 {
         figure(
             &mut page,
@@ -71,7 +74,7 @@ pub fn run(result: &Value, curves: &BTreeMap<String, Latencies>, seconds: &[Seco
         figure(
             &mut page,
             "Where the messages were",
-            "Each cell is a second and a range of latencies; the darker, the more messages, on a logarithmic scale.",
+            "Each cell is a second and a range of latencies; the stronger the colour, the more messages, on a logarithmic scale.",
             &charts::heat(seconds),
         );
     }
