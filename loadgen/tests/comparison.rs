@@ -117,6 +117,25 @@ fn a_threshold_on_a_server_that_is_started_for_it() {
     assert_eq!(code, 0, "{out}");
 }
 
+/// Each answer takes 20 ms, one after the other: a connection cannot do more than 50 per second.
+#[test]
+fn the_highest_rate_that_holds() {
+    let find = |rate: &str| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+        let line = format!("--conns 2 --rate {rate} --duration 700ms --warmup 0s --settle 0s --drain 200ms");
+        program.args(["--server-cmd", &command("delay-20000"), "--find-max", "response.p50<150ms"]);
+        texts(&program.args(line.split_whitespace()).output().expect("started"))
+    };
+    let (code, out, err) = find("40");
+    assert_eq!((code, &*err), (0, ""), "{out}");
+    let last = out.lines().last().expect("a result");
+    let rate =
+        last.trim_start_matches("max").trim().split('/').next().expect("a rate").parse::<f64>().expect(last);
+    assert!((60.0..160.0).contains(&rate), "about 100, and a short run forgives a little more\n{out}");
+    let (code, out, _) = find("1000");
+    assert!(code == 99 && out.contains("the first rate, does not hold"), "{out}");
+}
+
 #[test]
 fn servers_that_do_not_start_are_told() {
     let (code, _, err) = ab(&["--a", "false", "--aa"]);
