@@ -76,6 +76,21 @@ fn one_pair_has_no_verdict_and_unlike_runs_are_refused() {
     let (code, _, err) = compare("a", "c", "");
     assert!(code == 2 && err.contains("conns differs, 2 in ") && err.lines().count() == 1, "{err}");
 
+    // A page of a stored run, and two generators' logs as one.
+    let (code, _, err) = run(&format!("report {} --html {}", path("a"), path("page.html")));
+    assert_eq!((code, &*err), (0, ""));
+    let page = std::fs::read_to_string(path("page.html")).expect("written");
+    assert!(page.contains("Latency by quantile") && page.contains("echo · 2 connections"), "{page}");
+    let (code, out, err) = run(&format!("merge {} {} --out {}", path("a"), path("b"), path("sum")));
+    assert_eq!((code, &*err), (0, ""));
+    assert!(
+        out.contains("response             400 ") && out.contains("2 generators together VALID"),
+        "{out}"
+    );
+    assert_eq!(run(&format!("report {} --html {}", path("sum"), path("sum.html"))).0, 0);
+    let (code, _, err) = run(&format!("merge {} nothing --out {}", path("a"), path("sum")));
+    assert!(code == 2 && err.contains("nothing: No such file"), "{err}");
+
     // An invalid run is no baseline.
     let text = std::fs::read_to_string(path("a")).expect("written");
     std::fs::write(path("bad"), text.replace(r#""verdict":"VALID""#, r#""verdict":"INVALID""#))
