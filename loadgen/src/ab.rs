@@ -58,6 +58,7 @@ impl Session {
         for (flag, given) in [
             ("--server-pid", args.run.server_pid.is_some()),
             ("--server-cmd", args.run.server_cmd.is_some()),
+            ("--find-max", args.run.find_max.is_some()),
             ("--threshold", !args.run.threshold.is_empty()),
             ("--hlog", args.run.hlog.is_some()),
             ("--hgrm", args.run.hgrm.is_some()),

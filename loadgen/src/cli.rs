@@ -248,6 +248,9 @@ pub struct RunArgs {
     /// Exit with 99 unless this is kept, such as 'response.p99<50ms'; may be repeated
     #[arg(long, value_name = "METRIC<BOUND", help_heading = "Output")]
     pub threshold: Vec<String>,
+    /// Search for the highest rate that keeps this, in whole runs from --rate on
+    #[arg(long, value_name = "METRIC<BOUND", conflicts_with_all = ["closed_loop", "threshold", "json", "hlog", "hgrm", "html", "csv"], help_heading = "Output")]
+    pub find_max: Option<String>,
     /// Write the result as JSON
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub json: Option<PathBuf>,
@@ -386,6 +389,7 @@ mod tests {
             ("--conns many", "--conns"),
             ("--mode shout", "--mode"),
             ("--rate 1 --closed-loop 2", "--closed-loop"),
+            ("--find-max cpu<5us --json x", "--find-max"),
             ("--text --binary", "--binary"),
             ("--cons 5", "--conns"),
             ("--duration", "--duration"),

@@ -85,6 +85,8 @@ pub struct Config {
     pub server_cmd: Option<String>,
     /// Bounds that the run must keep.
     pub thresholds: Vec<Threshold>,
+    /// The bound that the highest rate is searched for.
+    pub find_max: Option<Threshold>,
     /// Where the JSON goes.
     pub json: Option<PathBuf>,
     /// Where the histogram log goes.
@@ -156,6 +158,11 @@ impl Config {
             .iter()
             .map(|text| Threshold::parse(text).map_err(|problem| format!("--threshold {problem}")));
         let thresholds = thresholds.collect::<Result<Vec<_>, _>>()?;
+        let find_max = args
+            .find_max
+            .as_deref()
+            .map(|text| Threshold::parse(text).map_err(|problem| format!("--find-max {problem}")));
+        let find_max = find_max.transpose()?;
         let default_path = if args.mode == Mode::Broadcast { "/chat" } else { "/echo" };
         Ok(Self {
             path: target.path.clone().unwrap_or_else(|| default_path.to_owned()),
@@ -182,6 +189,7 @@ impl Config {
             server_pid: args.server_pid,
             server_cmd: args.server_cmd,
             thresholds,
+            find_max,
             json: args.json,
             hlog: args.hlog,
             hgrm: args.hgrm,

@@ -10,8 +10,8 @@ use crate::clock::monotonic_ns;
 use crate::plan::{Machine, Plan, Wish};
 use crate::report::format::{bytes, count, duration};
 
-/// What both ends of an idle connection take from the machine: loadgen's own state, and two kernel sockets with their
-/// buffers at their smallest, as measured with 50,000 idle connections.
+/// What both ends of an idle connection take from the machine: two kernel sockets with empty buffers and the state of
+/// both programs. An estimate on the safe side, not a measurement: the answer says "about".
 const BYTES_PER_CONN: u64 = 12 * 1024;
 /// A queue of connections that is shorter can overflow while 256 handshakes are under way.
 const BACKLOG_MIN: u64 = 512;

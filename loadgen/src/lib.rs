@@ -8,6 +8,7 @@
 //!  coordinate  phases          ------>  net/worker   one turn: events, connects, sends
 //!  collect     seconds, totals <------  net/traffic  sends what is due
 //!  outcome     sums, verdict            instrument   latency, integrity, fan-out
+//!  find_max    the highest rate that holds
 //!  ab, compare two versions, in pairs of runs
 //! ```
 //!
@@ -28,6 +29,7 @@ pub mod crew;
 pub mod doctor;
 pub mod fanout;
 pub mod files;
+pub mod find_max;
 pub mod instrument;
 pub mod launch;
 pub mod ledger;

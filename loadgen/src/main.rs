@@ -10,6 +10,7 @@ use loadgen::cli::{self, Cli, Command};
 use loadgen::config::Config;
 use loadgen::doctor;
 use loadgen::files;
+use loadgen::find_max;
 use loadgen::run::{self, Failure, INVALID};
 
 /// Could not connect, or the system gave out.
@@ -64,6 +65,9 @@ fn obey(cli: Cli) -> Result<u8, Failure> {
         }
         None => {
             let config = Config::new(cli.run, fresh_seed).map_err(Failure::Usage)?;
+            if let Some(bound) = &config.find_max {
+                return find_max::run(&config, bound, &*on_ctrl_c()?, &mut out);
+            }
             run::run(&config, &*on_ctrl_c()?, &mut out)
         }
     }

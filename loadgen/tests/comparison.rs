@@ -76,6 +76,21 @@ fn one_pair_has_no_verdict_and_unlike_runs_are_refused() {
     let (code, _, err) = compare("a", "c", "");
     assert!(code == 2 && err.contains("conns differs, 2 in ") && err.lines().count() == 1, "{err}");
 
+    // A page of a stored run, and two generators' logs as one.
+    let (code, _, err) = run(&format!("report {} --html {}", path("a"), path("page.html")));
+    assert_eq!((code, &*err), (0, ""));
+    let page = std::fs::read_to_string(path("page.html")).expect("written");
+    assert!(page.contains("Latency by quantile") && page.contains("echo · 2 connections"), "{page}");
+    let (code, out, err) = run(&format!("merge {} {} --out {}", path("a"), path("b"), path("sum")));
+    assert_eq!((code, &*err), (0, ""));
+    assert!(
+        out.contains("response             400 ") && out.contains("2 generators together VALID"),
+        "{out}"
+    );
+    assert_eq!(run(&format!("report {} --html {}", path("sum"), path("sum.html"))).0, 0);
+    let (code, _, err) = run(&format!("merge {} nothing --out {}", path("a"), path("sum")));
+    assert!(code == 2 && err.contains("nothing: No such file"), "{err}");
+
     // An invalid run is no baseline.
     let text = std::fs::read_to_string(path("a")).expect("written");
     std::fs::write(path("bad"), text.replace(r#""verdict":"VALID""#, r#""verdict":"INVALID""#))
@@ -115,6 +130,25 @@ fn a_threshold_on_a_server_that_is_started_for_it() {
     assert!(out.contains("server  cpu "), "{out}");
     let (code, out, _) = run(["response.p50<5s", "service.p90<5s"]);
     assert_eq!(code, 0, "{out}");
+}
+
+/// Each answer takes 20 ms, one after the other: a connection cannot do more than 50 per second.
+#[test]
+fn the_highest_rate_that_holds() {
+    let find = |rate: &str| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+        let line = format!("--conns 2 --rate {rate} --duration 700ms --warmup 0s --settle 0s --drain 200ms");
+        program.args(["--server-cmd", &command("delay-20000"), "--find-max", "response.p50<150ms"]);
+        texts(&program.args(line.split_whitespace()).output().expect("started"))
+    };
+    let (code, out, err) = find("40");
+    assert_eq!((code, &*err), (0, ""), "{out}");
+    let last = out.lines().last().expect("a result");
+    let rate =
+        last.trim_start_matches("max").trim().split('/').next().expect("a rate").parse::<f64>().expect(last);
+    assert!((60.0..160.0).contains(&rate), "about 100, and a short run forgives a little more\n{out}");
+    let (code, out, _) = find("1000");
+    assert!(code == 99 && out.contains("the first rate, does not hold"), "{out}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ const QUANTILES: [(&str, Quantile, f64); 5] = [
 /// A figure of a run; more is worse.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Metric {
-    /// A quantile: the quantity, and its place in `QUANTILES`.
+    /// A quantile: the quantity, and its place among the quantiles that results hold.
     Quantile(&'static str, usize),
     /// The longest of a quantity.
     Max(&'static str),
