@@ -152,7 +152,7 @@ impl Builder {
         let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(RunError::Worker)?;
         let handle = self.start()?;
         ready(&handle);
-        let (stopper, closer) = (handle.stopper(), signals.handle());
+        let (stopper, closer) = (handle.remote(), signals.handle());
         let waiter = thread::spawn(move || {
             if signals.forever().next().is_some() {
                 stopper.shutdown();
@@ -212,7 +212,7 @@ impl Handle {
     /// # Errors
     /// A worker failed.
     pub fn shutdown(self) -> io::Result<Metrics> {
-        self.stopper().shutdown();
+        self.remote().shutdown();
         let shared = Arc::clone(&self.shared);
         self.join()?;
         Ok(Metrics::sum(shared.metrics.iter().map(Arc::as_ref)))
@@ -229,10 +229,6 @@ impl Handle {
             outcome = outcome.and(ended);
         }
         outcome
-    }
-
-    fn stopper(&self) -> Remote {
-        self.remote()
     }
 }
 

@@ -2,14 +2,12 @@
 //! halves the gap; every step is a whole run, and only one that the generator could do counts.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::{Config, Load};
-use crate::launch::Launched;
 use crate::report::format::rate as show_rate;
 use crate::report::json;
-use crate::run::{Failure, INVALID, THRESHOLD, execute};
+use crate::run::{Failure, INVALID, THRESHOLD, execute, launch};
 use crate::threshold::Threshold;
 use crate::verdict::Verdict;
 
@@ -112,14 +110,8 @@ fn one_step(
     interrupted: &AtomicBool,
 ) -> Result<(Step, String), Failure> {
     let mut config = Config { load: Load::Open { rate }, ..config.clone() };
-    let server = match &config.server_cmd {
-        Some(command) => Some(Launched::start(command, Ipv4Addr::LOCALHOST.into()).map_err(Failure::Broken)?),
-        None => None,
-    };
-    if let Some(server) = &server {
-        config.target.set_address(server.address());
-        config.server_pid = Some(server.pid());
-    }
+    // Dropped, and so ended, with this step.
+    let _server = launch(&mut config)?;
     let summary = execute(&config, interrupted, &mut std::io::sink())?;
     let checked = bound.check(&json::value(&summary));
     let line = checked.line.trim_start_matches("limit   ").to_owned();

@@ -51,20 +51,22 @@ impl Failure {
     }
 }
 
+/// Starts the server where that was asked for, and points the run at it.
+pub(crate) fn launch(config: &mut Config) -> Result<Option<Launched>, Failure> {
+    let Some(command) = &config.server_cmd else { return Ok(None) };
+    let server = Launched::start(command, Ipv4Addr::LOCALHOST.into()).map_err(Failure::Broken)?;
+    config.target.set_address(server.address());
+    config.server_pid = Some(server.pid());
+    Ok(Some(server))
+}
+
 /// Starts the server where that was asked for, does one run, and checks its thresholds; gives the exit code.
 ///
 /// # Errors
 /// There is no result to report.
 pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> Result<u8, Failure> {
     let mut config = config.clone();
-    let server = match &config.server_cmd {
-        Some(command) => Some(Launched::start(command, Ipv4Addr::LOCALHOST.into()).map_err(Failure::Broken)?),
-        None => None,
-    };
-    if let Some(server) = &server {
-        config.target.set_address(server.address());
-        config.server_pid = Some(server.pid());
-    }
+    let server = launch(&mut config)?;
     let summary = execute(&config, interrupted, out)?;
     if let Some(server) = server {
         server.stop();

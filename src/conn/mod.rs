@@ -184,11 +184,14 @@ impl Conn {
 
     /// What compresses messages to this connection: a stream of its own, or one of the pool's.
     pub fn deflater<'a>(&'a mut self, pool: &'a mut Pool) -> Option<&'a mut Deflater> {
-        let agreed = self.agreed?;
-        match self.streams.as_mut().and_then(|streams| streams.deflater.as_mut()) {
-            Some(own) => Some(own),
-            None => Some(pool.deflater(agreed.send_window)),
-        }
+        let window = self.agreed?.send_window;
+        Some(self.own_deflater().unwrap_or_else(|| pool.deflater(window)))
+    }
+
+    /// The stream that compresses messages to this connection alone, because its window goes on from message to
+    /// message; `None` where there is no such takeover.
+    pub fn own_deflater(&mut self) -> Option<&mut Deflater> {
+        self.streams.as_mut()?.deflater.as_mut()
     }
 
     /// The window that messages compressed for many may have to reach this connection too.

@@ -111,12 +111,8 @@ impl Entry {
                 return Delivered::Taken;
             }
         }
-        // A window that goes on from message to message makes different bytes for each connection.
         let own;
-        if self.conn.deflates()
-            && self.conn.shared_window().is_none()
-            && let Some(deflater) = self.conn.deflater(pool)
-        {
+        if let Some(deflater) = self.conn.own_deflater() {
             own = deflate(pieces, deflater);
             pieces = &own;
         }

@@ -57,8 +57,7 @@ pub(super) fn is_extension_list(value: &str) -> bool {
 
 /// One extension; what follows its comma, or nothing at the end.
 fn extension(text: &str) -> Option<&str> {
-    let (name, mut rest) = take_token(text)?;
-    let _ = name;
+    let mut rest = skip_token(text)?;
     loop {
         rest = rest.trim_start_matches([' ', '\t']);
         match rest.as_bytes().first() {
@@ -72,11 +71,11 @@ fn extension(text: &str) -> Option<&str> {
 
 /// One parameter; what follows it.
 fn parameter(text: &str) -> Option<&str> {
-    let (_, rest) = take_token(text)?;
+    let rest = skip_token(text)?;
     let after_name = rest.trim_start_matches([' ', '\t']);
     let Some(value) = after_name.strip_prefix('=') else { return Some(rest) };
     let value = value.trim_start_matches([' ', '\t']);
-    let Some(quoted) = value.strip_prefix('"') else { return take_token(value).map(|(_, rest)| rest) };
+    let Some(quoted) = value.strip_prefix('"') else { return skip_token(value) };
     let end = quoted.find('"')?;
     // What is quoted must be a token once a backslash before any character is taken away.
     let mut escaped = false;
@@ -90,10 +89,11 @@ fn parameter(text: &str) -> Option<&str> {
     is_token(&plain).then_some(&quoted[end + 1..])
 }
 
-fn take_token(text: &str) -> Option<(&str, &str)> {
+/// What follows the token at the start, white space before it aside.
+fn skip_token(text: &str) -> Option<&str> {
     let text = text.trim_start_matches([' ', '\t']);
     let end = text.bytes().position(|byte| b" \t,;=\"".contains(&byte)).unwrap_or(text.len());
-    is_token(&text[..end]).then(|| text.split_at(end))
+    is_token(&text[..end]).then(|| &text[end..])
 }
 
 /// A name as the DNS has them, perhaps percent-encoded.
