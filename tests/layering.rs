@@ -27,7 +27,7 @@ const LAYERS: [&[&str]; 10] = [
 const NO_LAYER: [&str; 3] = ["lib", "main", "cli"];
 
 /// What belongs to the shell: a path that begins with, or contains, these segments, and the files it may be in.
-const SHELL: [&str; 2] = ["src/net/", "src/server.rs"];
+const SHELL: [&str; 2] = ["src/net/", "src/server"];
 const PLACES: [(&[&str], &[&str]); 7] = [
     (&["mio"], &SHELL),
     (&["socket2"], &SHELL),

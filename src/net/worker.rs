@@ -3,6 +3,8 @@
 //! A turn takes each ready socket once, for at most one buffer; gathers what is published; and ends with a bounded
 //! part of the fan-out. Work that is left over makes the next poll return at once.
 
+mod accept;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -13,16 +15,15 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use tracing::{info, warn};
+use tracing::info;
 
-use super::entry::{After, Delivered, Entry, turn_away};
-use super::listener::{Accepted, Listener};
+use super::entry::{After, Delivered, Entry};
+use super::listener::Listener;
 use super::mailbox::{Mail, Mailbox};
 use super::slots::{Key, Slots};
 use super::socket::Core;
 use super::wheel::Wheel;
 use crate::config::{Deflate, Limits, Origins};
-use crate::conn::Conn;
 use crate::http::Page;
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
@@ -30,9 +31,6 @@ use crate::route::Router;
 
 /// Deliveries in one turn. At 2 to 6 us each, other connections wait for about a millisecond.
 const DELIVERIES_PER_TURN: usize = 256;
-
-/// Connections taken off a listener's queue in one turn.
-const ACCEPTS_PER_TURN: usize = 256;
 
 /// While more than this waits to be fanned out on any worker, no input is read: publishers then wait in the
 /// kernel, and in the end in their own `send`, instead of in our memory.
@@ -230,78 +228,6 @@ impl Worker {
         if deadline < entry.timer_at {
             entry.timer_at = self.wheel.insert(key, deadline);
         }
-    }
-
-    fn accept_all(&mut self) {
-        let now = self.core.now;
-        for (number, listener) in self.listeners.iter().enumerate() {
-            if listener.retry_at().is_some_and(|at| at <= now) {
-                self.accepting.push(number);
-            }
-        }
-        let mut numbers = std::mem::take(&mut self.accepting);
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.retain(|&number| number < self.listeners.len() && self.accept_some(number));
-        self.accepting = numbers;
-    }
-
-    /// Accepts a turn's share; true where more may be waiting.
-    fn accept_some(&mut self, number: usize) -> bool {
-        for _ in 0..ACCEPTS_PER_TURN {
-            match self.listeners[number].accept(self.core.now) {
-                Accepted::Stream(stream) => {
-                    if self.take_place() {
-                        self.admit(stream);
-                    } else {
-                        self.core.metrics.refused_full.add(1);
-                        turn_away(stream);
-                    }
-                }
-                Accepted::TurnAway(stream) => {
-                    self.core.metrics.refused_full.add(1);
-                    turn_away(stream);
-                    self.listeners[number].restock();
-                }
-                Accepted::Aborted => {}
-                Accepted::Empty => return false,
-                Accepted::Exhausted(error) => {
-                    if self.core.metrics.accept_errors.get() == 0 {
-                        warn!(worker = self.index, %error, "cannot accept; trying again (said once)");
-                    }
-                    self.core.metrics.accept_errors.add(1);
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    /// Takes a place below the ceiling, if there is one: look and take in one step, because all workers do.
-    fn take_place(&self) -> bool {
-        let max = self.shared.connections_max.load(Ordering::Relaxed);
-        let taken = |held: usize| (held < max).then_some(held + 1);
-        self.slots.len() < self.table_max
-            && self.shared.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
-    }
-
-    fn admit(&mut self, stream: mio::net::TcpStream) {
-        let now = self.core.now;
-        let key = self.slots.next_key();
-        // Golden-ratio steps: neighbours get timers far apart.
-        let jitter = (key.generation.wrapping_mul(0x9E37_79B9) >> 24) as u8;
-        let mut entry = Entry::new(stream, Conn::new(now, &self.shared.limits, jitter));
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(entry.stream_mut(), key.token(), interest) {
-            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
-            self.core.metrics.accept_errors.add(1);
-            warn!(worker = self.index, %error, "cannot register a connection");
-            return;
-        }
-        entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.shared.limits));
-        self.slots.insert(entry);
-        self.core.metrics.accepted.add(1);
-        self.core.metrics.connections.add(1);
     }
 
     fn read_mail(&mut self) {

@@ -1,0 +1,170 @@
+//! From settings to running workers.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use super::ceiling::{Ceiling, table_max};
+use super::{Builder, Handle, Remote, StartError};
+use crate::config::{Config, DescriptorTables};
+use crate::metrics::WorkerMetrics;
+use crate::net::fdtable;
+use crate::net::listener;
+use crate::net::mailbox::Mailbox;
+use crate::net::worker::{Shared, Worker};
+
+/// What a worker's thread says while it starts.
+enum Report {
+    /// Whether it has a descriptor table of its own.
+    Table(bool),
+    /// Whether it listens.
+    Opened(io::Result<()>),
+}
+
+/// What it is told then.
+struct Go {
+    addresses: Vec<SocketAddr>,
+    table_max: usize,
+}
+
+/// Starts a server, and returns when it accepts connections on all its addresses.
+pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
+    let Builder { mut config, router, pages, invalid } = builder;
+    if let Some(error) = invalid {
+        return Err(StartError::Route(error));
+    }
+    check(&config)?;
+    if config.threads == 0 {
+        config.threads = thread::available_parallelism().map_or(1, usize::from);
+    }
+    let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
+    let shared = Arc::new(Shared {
+        mailboxes: (0..config.threads)
+            .map(|_| Mailbox::new())
+            .collect::<Result<_, _>>()
+            .map_err(StartError::System)?,
+        metrics: (0..config.threads).map(|_| Arc::new(WorkerMetrics::default())).collect(),
+        router: Arc::new(router),
+        pages: pages.into(),
+        limits: config.limits.clone(),
+        origins: config.origins.clone(),
+        deflate: config.deflate,
+        backlog: config.backlog,
+        connections: AtomicUsize::new(0),
+        connections_max: AtomicUsize::new(0),
+    });
+
+    // Every thread first parts with the common table; only then are addresses bound, so that no table has a
+    // copy of another's sockets.
+    let (report, reports) = mpsc::channel();
+    let mut threads = Vec::with_capacity(config.threads);
+    let mut goes = Vec::with_capacity(config.threads);
+    for index in 0..config.threads {
+        let (go, wait) = mpsc::channel();
+        goes.push(go);
+        threads.push(spawn(index, config.tables, Arc::clone(&shared), report.clone(), wait)?);
+    }
+    drop(report);
+    let private = (0..config.threads).filter(|_| matches!(reports.recv(), Ok(Report::Table(true)))).count();
+    let ceiling = Ceiling::new(&config, private, descriptors);
+    shared.connections_max.store(ceiling.connections, Ordering::Relaxed);
+
+    // Dropping `goes` on an error lets the threads end.
+    let (addresses, reserved) = reserve(&config.listen)?;
+    for go in goes {
+        let _ = go.send(Go { addresses: addresses.clone(), table_max: table_max(descriptors) });
+    }
+    let handle = Handle { shared, threads, addresses, ceiling };
+    for _ in 0..config.threads {
+        let failure = match reports.recv() {
+            Ok(Report::Opened(Ok(()))) | Ok(Report::Table(_)) => continue,
+            Ok(Report::Opened(Err(error))) => StartError::Listen(config.listen.join(", "), error),
+            Err(_) => StartError::System(io::Error::other("a worker panicked while it started")),
+        };
+        let _ = handle.shutdown();
+        return Err(failure);
+    }
+    drop(reserved);
+    Ok(handle)
+}
+
+fn check(config: &Config) -> Result<(), StartError> {
+    if config.threads > usize::from(u16::MAX) {
+        return Err(StartError::Setting("there can be at most 65535 threads"));
+    }
+    if let Some(deflate) = config.deflate
+        && !((9..=15).contains(&deflate.window_bits) && (1..=9).contains(&deflate.level))
+    {
+        return Err(StartError::Setting("deflate windows are 9 to 15 bits, and levels 1 to 9"));
+    }
+    if config.listen.is_empty() {
+        return Err(StartError::Setting("no address to listen on"));
+    }
+    Ok(())
+}
+
+type Reserved = (Vec<SocketAddr>, Vec<socket2::Socket>);
+
+fn reserve(listen: &[String]) -> Result<Reserved, StartError> {
+    let mut addresses = Vec::new();
+    let mut held = Vec::new();
+    for (index, text) in listen.iter().enumerate() {
+        if listen[..index].contains(text) {
+            continue;
+        }
+        let failed = |error| StartError::Listen(text.clone(), error);
+        let (taken, sockets) =
+            listener::reserve(&listener::resolve(text).map_err(failed)?).map_err(failed)?;
+        addresses.extend(taken);
+        held.extend(sockets);
+    }
+    Ok((addresses, held))
+}
+
+fn spawn(
+    index: usize,
+    tables: DescriptorTables,
+    shared: Arc<Shared>,
+    report: mpsc::Sender<Report>,
+    wait: mpsc::Receiver<Go>,
+) -> Result<JoinHandle<io::Result<()>>, StartError> {
+    let body = move || {
+        let private = tables == DescriptorTables::PerWorker && fdtable::unshare().is_ok();
+        let _ = report.send(Report::Table(private));
+        let Ok(Go { addresses, table_max }) = wait.recv() else { return Ok(()) };
+        // An app that cannot be made, or a worker that dies, must not leave the others serving half a server.
+        let guard = StopOnExit(Arc::clone(&shared));
+        match Worker::open(index, shared, &addresses, table_max) {
+            Ok(worker) => {
+                let _ = report.send(Report::Opened(Ok(())));
+                drop(report);
+                let outcome = worker.run();
+                drop(guard);
+                outcome
+            }
+            Err(error) => {
+                let _ = report.send(Report::Opened(Err(error)));
+                Ok(())
+            }
+        }
+    };
+    thread::Builder::new().name(format!("wsd-{index}")).spawn(body).map_err(StartError::System)
+}
+
+/// Stops the whole server when a worker's thread ends, however it ends.
+struct StopOnExit(Arc<Shared>);
+
+impl Drop for StopOnExit {
+    fn drop(&mut self) {
+        Remote { shared: Arc::clone(&self.0) }.shutdown();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("workers", &self.metrics.len()).finish_non_exhaustive()
+    }
+}
