@@ -9,9 +9,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use limits::{DeflateFlags, LimitFlags};
-use values::{host_and_port, origin};
+use values::{host_and_port, network, origin};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
-use wsd::{Builder, Config, DescriptorTables, Origins, Page, Server};
+use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, Server};
 
 /// A WebSocket server for connection scale.
 ///
@@ -54,6 +54,14 @@ pub(crate) struct Cli {
     /// from the same host always may [default: on loopback addresses also pages from localhost and from files]
     #[arg(long, value_name = "ORIGIN", env = "WSD_ALLOW_ORIGIN", value_delimiter = ',', value_parser = origin)]
     allow_origin: Vec<String>,
+
+    /// Network or address of a proxy whose X-Forwarded-For is believed, such as 10.0.0.0/8; may be repeated
+    #[arg(long, value_name = "CIDR", env = "WSD_TRUSTED_PROXY", value_delimiter = ',', value_parser = network)]
+    trusted_proxy: Vec<IpNet>,
+
+    /// Connections from a --trusted-proxy begin with a PROXY protocol header, version 1 or 2
+    #[arg(long, env = "WSD_PROXY_PROTOCOL", requires = "trusted_proxy")]
+    proxy_protocol: bool,
 
     /// What to write to stderr; `debug` shows connects, closes and messages
     #[arg(long, value_name = "LEVEL", env = "WSD_LOG", default_value = "warn",
@@ -155,6 +163,9 @@ impl Cli {
             listen: self.listen.clone(),
             backlog: limits.backlog,
             max_conns: limits.max_conns.map(|max| max as usize),
+            max_conns_per_ip: limits.max_conns_per_ip,
+            accept_rate: limits.accept_rate,
+            proxies: Proxies { trusted: self.trusted_proxy.clone(), protocol: self.proxy_protocol },
             // The apps of this program open no descriptors.
             tables: DescriptorTables::PerWorker,
             limits: limits.limits(),

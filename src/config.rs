@@ -1,6 +1,10 @@
 //! Every number a user may turn, its default, and what it costs.
 
+// `core::net` has addresses; sockets are in `std::net`.
+use core::net::IpAddr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 /// What one peer may cost. Each is a flag of the program (`--max-message` and so on).
 #[derive(Clone, Debug)]
@@ -14,6 +18,9 @@ pub struct Limits {
     pub assembly_timeout: Duration,
     /// Pings answered each second, after twice as many at once; further ones are not answered. Zero: no limit.
     pub control_rate: u32,
+    /// Messages that may come each second from one connection, and as many at once; more is answered with close
+    /// code 1008. Zero: no limit.
+    pub message_rate: u32,
     /// Bytes of a request head; more is answered with status 431.
     pub max_head: u32,
     /// Headers in a request, at most 128; more is answered with status 431.
@@ -27,6 +34,9 @@ pub struct Limits {
     pub pong_timeout: Duration,
     /// From our Close, or the end of what we had to say, to the end of the connection.
     pub close_timeout: Duration,
+    /// A connection that is so old is closed with 1012, to connect again, perhaps elsewhere: at 90 to 100 % of it, so
+    /// that connections made together do not come back together. Zero: never.
+    pub max_age: Duration,
     /// Bytes that may wait for one connection. What would go over it closes the connection with 1013; into an
     /// empty queue a frame is always taken, whatever its size.
     pub queue_hard: u32,
@@ -41,12 +51,14 @@ impl Default for Limits {
             max_fragments: 1024,
             assembly_timeout: Duration::from_secs(30),
             control_rate: 10,
+            message_rate: 0,
             max_head: 8 * 1024,
             max_headers: 64,
             handshake_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
+            max_age: Duration::ZERO,
             queue_hard: 256 * 1024,
             progress_timeout: Duration::from_secs(10),
         }
@@ -87,6 +99,24 @@ pub enum Origins {
     Any,
 }
 
+/// The proxies that stand before the server, and what they are believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// Where they are. The client of a connection from there is the last address in `X-Forwarded-For` that is no
+    /// trusted proxy's; nobody else's word is taken for it.
+    pub trusted: Vec<IpNet>,
+    /// Each connection from there begins with a PROXY protocol header, version 1 or 2, which names the client.
+    pub protocol: bool,
+}
+
+impl Proxies {
+    /// Whether a connection from this address comes from a trusted proxy.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+}
+
 /// How a server is laid out.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -98,6 +128,14 @@ pub struct Config {
     pub backlog: u32,
     /// Connections in all; `None` for what the descriptors allow.
     pub max_conns: Option<usize>,
+    /// Connections from one IPv4 address, or one IPv6 network of 64 bits; more are answered with status 429.
+    /// Zero: no limit.
+    pub max_conns_per_ip: u32,
+    /// Connections accepted each second by all workers together, and as many at once; more wait in the backlog.
+    /// Zero: no limit.
+    pub accept_rate: u32,
+    /// The proxies that stand before the server.
+    pub proxies: Proxies,
     /// Whether each worker has a descriptor table of its own.
     pub tables: DescriptorTables,
     /// What one peer may cost.
@@ -115,6 +153,9 @@ impl Default for Config {
             threads: 0,
             backlog: 4096,
             max_conns: None,
+            max_conns_per_ip: 0,
+            accept_rate: 0,
+            proxies: Proxies::default(),
             tables: DescriptorTables::Shared,
             limits: Limits::default(),
             origins: Origins::default(),

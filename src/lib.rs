@@ -76,7 +76,7 @@ mod route;
 mod server;
 
 pub use app::{Admission, App, Context};
-pub use config::{Config, Deflate, DescriptorTables, Limits, Origins};
+pub use config::{Config, Deflate, DescriptorTables, Limits, Origins, Proxies};
 pub use http::Page;
 pub use id::ConnId;
 pub use metrics::Metrics;
@@ -84,3 +84,5 @@ pub use proto::handshake::Request;
 pub use proto::{Close, CloseCode, Message};
 pub use route::InvalidRoute;
 pub use server::{Builder, Ceiling, Handle, Remote, RunError, Server, StartError};
+// What the networks of trusted proxies are written in.
+pub use ipnet::IpNet;

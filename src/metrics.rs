@@ -60,8 +60,14 @@ macro_rules! metrics {
 metrics! {
     /// TCP connections accepted.
     accepted,
+    /// Of those, connections that waited because the rate of accepting was used up.
+    accepted_late,
     /// TCP connections turned away because the ceiling was reached.
     refused_full,
+    /// Connections turned away because their client's address holds as many as it may.
+    refused_address,
+    /// Connections from trusted proxies that did not begin with a PROXY header.
+    proxy_headers_invalid,
     /// Calls of accept that failed: out of descriptors or memory.
     accept_errors,
     /// TCP connections held now, whatever their phase.
@@ -108,6 +114,10 @@ metrics! {
     closed_protocol,
     /// Connections closed with 1013 because the peer did not keep up.
     closed_slow,
+    /// Connections closed because the peer sent more messages than it may.
+    closed_rate,
+    /// Connections closed because they were as old as they get.
+    closed_aged,
     /// Connections closed because a message was begun and not finished in time.
     closed_unfinished,
     /// Connections given up because a ping was not answered.

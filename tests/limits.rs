@@ -19,8 +19,16 @@ use wsd::{App, Context, Deflate, Limits, Message, Server};
 
 /// Each flag of `--print-limits`, and the tests that hold what it says.
 #[rustfmt::skip]
-const HELD_BY: [(&str, &str); 35] = [
+const HELD_BY: [(&str, &str); 43] = [
     ("--max-conns", "tests/lifecycle.rs::the_ceiling_holds_at_the_limit_and_one_more"),
+    ("--max-conns-per-ip", "tests/admission.rs::an_address_may_hold_so_many_connections_and_not_one_more"),
+    ("--max-conns-per-ip", "src/net/addresses.rs::an_ipv6_network_of_64_bits_is_one_client"),
+    ("--accept-rate", "src/net/pace.rs::a_second_s_worth_at_once_and_then_the_rate"),
+    ("--accept-rate", "tests/admission.rs::connections_over_the_rate_wait_and_are_not_refused"),
+    ("--message-rate", "src/net/quotas.rs::a_second_of_messages_at_once_and_then_the_rate"),
+    ("--message-rate", "tests/admission.rs::so_many_messages_a_second_and_not_one_more"),
+    ("--max-age", "src/net/quotas.rs::connections_that_began_together_do_not_end_together"),
+    ("--max-age", "tests/admission.rs::a_connection_ends_at_its_age_and_may_come_back_at_once"),
     ("--backlog", "tests/limits.rs::as_many_wait_to_be_accepted_as_the_backlog_says"),
     ("--max-message", "tests/frames.rs::f2_a_message_over_the_limit_is_refused_at_its_header"),
     ("--max-message", "tests/frames.rs::f2_the_default_limit_is_a_mebibyte"),
@@ -78,6 +86,10 @@ fn what_no_limit_can_be_is_refused() {
         ("--deflate-window", ["9", "15"], ["8", "16"]),
         ("--deflate-takeover", ["on", "off"], ["", "yes"]),
         ("--control-rate", ["0", "1000"], ["-1", "1001"]),
+        ("--message-rate", ["0", "1000000"], ["-1", "1000001"]),
+        ("--accept-rate", ["0", "1000000"], ["-1", "1000001"]),
+        ("--max-conns-per-ip", ["0", "4294967295"], ["-1", "4294967296"]),
+        ("--max-age", ["0", "168h"], ["1", "169h"]),
         ("--max-headers", ["1", "128"], ["0", "129"]),
         ("--max-fragments", ["1", "4294967295"], ["0", "4294967296"]),
         ("--max-conns", ["1", "4294967295"], ["0", "4294967296"]),

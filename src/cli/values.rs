@@ -1,6 +1,9 @@
 //! Values as people type them: addresses, origins, sizes, times.
 
+use core::net::IpAddr;
 use std::time::Duration;
+
+use wsd::IpNet;
 
 pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is needed, such as localhost:8080")?;
@@ -9,6 +12,12 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     }
     port.parse::<u16>().map_err(|_| format!("`{port}` is not a port (0 to 65535)"))?;
     Ok(text.to_owned())
+}
+
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| "a network is needed, such as 10.0.0.0/8, or an address".to_owned())
 }
 
 pub(super) fn origin(text: &str) -> Result<String, String> {
@@ -62,6 +71,13 @@ pub(super) fn time_or_zero(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks() {
+        assert_eq!(network("10.0.0.0/8").map(|it| it.to_string()), Ok("10.0.0.0/8".to_owned()));
+        assert_eq!(network("::1").map(|it| it.to_string()), Ok("::1/128".to_owned()));
+        assert!(network("10.0.0.0/33").is_err() && network("localhost").is_err() && network("").is_err());
+    }
 
     #[test]
     fn sizes_and_times() {

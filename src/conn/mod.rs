@@ -350,7 +350,25 @@ impl Conn {
         Some(Received::Closed(Ended { close, cause: Cause::Peer }))
     }
 
-    /// Fails the connection (section 7.1.7): a Close that says why, after all that was queued before it.
+    /// Fails the connection (section 7.1.7): a Close that says why, after all that was queued before it. Gives
+    /// nothing where the connection was not open any more.
+    pub fn fail(
+        &mut self,
+        now: Millis,
+        close: Close,
+        cause: Cause,
+        limits: &Limits,
+        out: &mut Vec<u8>,
+    ) -> Option<Ended> {
+        let was_open = self.is_open();
+        self.finish(now, limits);
+        if !was_open {
+            return None;
+        }
+        frame::encode_close(out, &close);
+        Some(Ended { close, cause })
+    }
+
     fn protocol_error<'a>(
         &mut self,
         now: Millis,
@@ -358,14 +376,7 @@ impl Conn {
         limits: &Limits,
         out: &mut Vec<u8>,
     ) -> Option<Received<'a>> {
-        let was_open = self.is_open();
-        self.finish(now, limits);
-        if !was_open {
-            return None;
-        }
-        let ended = Ended { close: error.to_close(), cause: Cause::Protocol(error) };
-        frame::encode_close(out, &ended.close);
-        Some(Received::Closed(ended))
+        self.fail(now, error.to_close(), Cause::Protocol(error), limits, out).map(Received::Closed)
     }
 }
 

@@ -73,12 +73,23 @@ impl Core {
         }
     }
 
+    /// The connection has reached its age: its client may come back at once, because connections of one age do not
+    /// end together.
+    pub(super) fn retire(&mut self, key: Key, entry: &mut Entry) {
+        let close = Close::new(CloseCode::RESTART, "retry=0");
+        if let Some(ended) = entry.conn.close(self.now, &close, &self.limits, &mut self.orders.reply) {
+            self.ended(key, entry, &Ended { cause: Cause::Aged, ..ended });
+        }
+    }
+
     /// The connection has left the open phase: it leaves its topics, and its app hears of it.
     pub(super) fn ended(&mut self, key: Key, entry: &mut Entry, ended: &Ended) {
         let counter = match ended.cause {
             Cause::Peer => &self.metrics.closed_by_peer,
             Cause::Local => &self.metrics.closed_by_server,
             Cause::Protocol(_) => &self.metrics.closed_protocol,
+            Cause::Rate => &self.metrics.closed_rate,
+            Cause::Aged => &self.metrics.closed_aged,
             Cause::Slow => &self.metrics.closed_slow,
             Cause::Unfinished => &self.metrics.closed_unfinished,
             Cause::Silent => &self.metrics.closed_silent,

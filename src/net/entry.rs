@@ -29,6 +29,8 @@ pub(super) struct Entry {
     )]
     pub(super) held: Option<Box<Vec<u8>>>,
     pub(super) app: u16,
+    /// The PROXY header that it must begin with is still to come.
+    pub(super) proxied: bool,
     /// The socket may hold more than was read.
     pub(super) unread: bool,
     /// The peer has ended its side: read on until that is all there is.
@@ -71,6 +73,7 @@ impl Entry {
             place: None,
             held: None,
             app: 0,
+            proxied: false,
             unread: false,
             eof_ahead: false,
             listed: false,
@@ -142,9 +145,9 @@ pub(super) enum Delivered {
 const _: () = assert!(size_of::<Entry>() <= 176, "every connection pays for this");
 
 /// Turns a connection away that there is no room for, so that its client knows why.
-pub(super) fn turn_away(mut stream: TcpStream) {
+pub(super) fn turn_away(mut stream: TcpStream, why: &Response) {
     let mut out = Vec::new();
-    Response::text(503, "the server is full\n").encode(&mut out);
+    why.encode(&mut out);
     // What is unread when a socket is closed makes the kernel reset the connection, and with it the answer.
     let _ = stream.read(&mut [0; 2048]);
     let _ = stream.write(&out);

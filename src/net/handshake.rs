@@ -1,5 +1,6 @@
 //! A whole request head: a page, a refusal, or the way to an app.
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -21,6 +22,10 @@ impl Core {
             Ok(request) => request,
             Err(error) => return self.refuse(key, entry, head, error),
         };
+        let client = match self.identify(key, &request) {
+            Ok(client) => client,
+            Err(refusal) => return self.answer(entry, &refusal),
+        };
         let Upgrade::WebSocket { key: ws_key } = request.upgrade() else {
             self.metrics.http_requests.add(1);
             debug!(id = %self.id(key), path = request.path(), "http");
@@ -35,8 +40,9 @@ impl Core {
         };
         if let Some(origin) = request.origin() {
             // The listener may be on all addresses, so it is the connection that says which one was used.
-            let loopback =
-                entry.stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+            let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+            let loopback = client.is_none_or(is_loopback)
+                && entry.stream.local_addr().is_ok_and(|address| is_loopback(address.ip()));
             if !origin::is_allowed(&self.origins, origin, request.host(), loopback) {
                 self.metrics.handshakes_foreign_origin.add(1);
                 debug!(id = %self.id(key), origin, "origin refused");

@@ -1,7 +1,7 @@
 //! Listening sockets: resolving, binding, and accepting when descriptors run out.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
@@ -114,7 +114,7 @@ pub(crate) struct Listener {
 #[derive(Debug)]
 pub(crate) enum Accepted {
     /// A connection.
-    Stream(TcpStream),
+    Stream(TcpStream, IpAddr),
     /// A connection that can only be turned away: its descriptor is the last one.
     TurnAway(TcpStream),
     /// None is waiting.
@@ -143,9 +143,9 @@ impl Listener {
     /// Takes one connection off the queue.
     pub(crate) fn accept(&mut self, now: Millis) -> Accepted {
         match self.socket.accept() {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 self.retry = None;
-                Accepted::Stream(stream)
+                Accepted::Stream(stream, peer.ip())
             }
             Err(error) => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
                 Some(rustix::io::Errno::AGAIN) => Accepted::Empty,

@@ -9,16 +9,23 @@
 //! | `calls.rs` | calling an app, and carrying out what it orders |
 //! | `listener.rs` | binding, accepting, running out of descriptors |
 //! | `mailbox.rs` | what workers say to each other |
+//! | `pace.rs`, `addresses.rs` | how many are accepted: each second, and from one address |
+//! | `quotas.rs` | what a connection's age and its messages are held to |
+//! | `proxied.rs` | who a connection from a trusted proxy is for |
 //! | `slots.rs` | connections by number, and stale events |
 //! | `wheel.rs` | deadlines |
 //! | [`fdtable`] | a descriptor table for each thread |
 
+pub(crate) mod addresses;
 mod calls;
 mod entry;
 pub mod fdtable;
 mod handshake;
 pub(crate) mod listener;
 pub(crate) mod mailbox;
+pub(crate) mod pace;
+mod proxied;
+mod quotas;
 mod slots;
 mod socket;
 mod wheel;

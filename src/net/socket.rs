@@ -9,11 +9,12 @@ use std::sync::Arc;
 use tracing::debug;
 
 use super::entry::{After, Delivered, Entry, Workbench};
+use super::quotas::Quotas;
 use super::slots::Key;
 use super::worker::Shared;
 use crate::app::{App, Orders, Place};
 use crate::config::{Deflate, Limits, Origins};
-use crate::conn::{Received, Step};
+use crate::conn::{Cause, Received, Step};
 use crate::http::Page;
 use crate::hub::Hub;
 use crate::id::{ConnId, Millis};
@@ -51,6 +52,7 @@ pub(super) struct Core {
     pub(super) bench: Workbench,
     pub(super) orders: Orders,
     pub(super) places: HashSet<Rc<Place>>,
+    pub(super) quotas: Quotas,
     pub(super) draining: bool,
 }
 
@@ -71,6 +73,7 @@ impl Core {
             deflate: shared.deflate,
             bench: Workbench::new(shared.deflate.unwrap_or_default()),
             places: HashSet::new(),
+            quotas: Quotas::new(&shared.limits, &shared.proxies, &shared.addresses),
             draining: false,
         }
     }
@@ -78,6 +81,12 @@ impl Core {
     /// The socket is readable, or was left unread.
     pub(super) fn readable(&mut self, key: Key, entry: &mut Entry, eof_ahead: bool) -> After {
         entry.defer(eof_ahead);
+        if entry.proxied {
+            match self.read_proxy_header(key, entry) {
+                After::Ready => {}
+                after => return after,
+            }
+        }
         if entry.conn.pauses_reading(&self.limits) {
             return After::Wait;
         }
@@ -148,7 +157,9 @@ impl Core {
     /// A deadline may have passed.
     pub(super) fn timeout(&mut self, key: Key, entry: &mut Entry) -> After {
         let handshaking = entry.conn.is_handshaking();
-        if let Some(ended) =
+        if entry.conn.is_open() && self.quotas.expires_at(key.slot) <= self.now {
+            self.retire(key, entry);
+        } else if let Some(ended) =
             entry.conn.handle_timeout(self.now, &self.limits, &mut self.orders.reply, &self.metrics)
         {
             self.ended(key, entry, &ended);
@@ -159,6 +170,12 @@ impl Core {
             self.metrics.closing_timed_out.add(1);
         }
         self.settle(key, entry)
+    }
+
+    /// When the connection wants to be looked at next, at the latest.
+    pub(super) fn deadline(&self, key: Key, entry: &Entry) -> Millis {
+        let deadline = entry.conn.deadline(&self.limits);
+        if entry.conn.is_open() { deadline.min(self.quotas.expires_at(key.slot)) } else { deadline }
     }
 
     /// The server stops: closes the connection behind what is queued for it.
@@ -187,6 +204,7 @@ impl Core {
     /// The connection is gone: what was never sent is counted, and its place given up.
     pub(super) fn bury(&mut self, key: Key, entry: &mut Entry) {
         let dropped = entry.conn.abandon(&self.metrics);
+        self.quotas.bury(key.slot);
         self.metrics.dropped_closed.add(u64::from(dropped));
         self.metrics.connections.sub(1);
         if let Some(place) = entry.place.take()
@@ -231,6 +249,14 @@ impl Core {
             at += used;
             match received {
                 None => {}
+                Some(Received::Message(_)) if !self.quotas.pay(key.slot, self.now) => {
+                    let close = Close::new(CloseCode::POLICY, "too many messages");
+                    let out = &mut self.orders.reply;
+                    let ended = entry.conn.fail(self.now, close, Cause::Rate, &self.limits, out);
+                    if let Some(ended) = ended {
+                        self.ended(key, entry, &ended);
+                    }
+                }
                 Some(Received::Message(message)) => {
                     self.metrics.messages_in.add(1);
                     if entry.conn.deflates() {

@@ -17,13 +17,15 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use tracing::info;
 
+use super::addresses::Addresses;
 use super::entry::{After, Delivered, Entry};
 use super::listener::Listener;
 use super::mailbox::{Mail, Mailbox};
+use super::pace::Pace;
 use super::slots::{Key, Slots};
 use super::socket::Core;
 use super::wheel::Wheel;
-use crate::config::{Deflate, Limits, Origins};
+use crate::config::{Deflate, Limits, Origins, Proxies};
 use crate::http::Page;
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
@@ -55,6 +57,11 @@ pub(crate) struct Shared {
     pub(crate) origins: Origins,
     pub(crate) deflate: Option<Deflate>,
     pub(crate) backlog: u32,
+    pub(crate) proxies: Arc<Proxies>,
+    pub(crate) addresses: Arc<Addresses>,
+    pub(crate) pace: Pace,
+    /// When the server started: the zero of every worker's clock.
+    pub(crate) started: Instant,
     /// Connections held by all workers.
     pub(crate) connections: AtomicUsize,
     /// Connections that all workers together may hold.
@@ -74,11 +81,12 @@ pub(crate) struct Worker {
     ready: VecDeque<Key>,
     /// Listeners with connections that were not accepted yet.
     accepting: Vec<usize>,
+    /// They wait until then, because so many were accepted.
+    accept_at: Millis,
     mail: Vec<Mail>,
     expired: Vec<Key>,
     /// Connections that this worker's table has room for.
     table_max: usize,
-    started: Instant,
     stop_at: Option<Millis>,
     /// Whether, at the start of the turn, there was too much to fan out to take in more.
     backlogged: bool,
@@ -112,10 +120,10 @@ impl Worker {
             wheel: Wheel::new(),
             ready: VecDeque::new(),
             accepting: Vec::new(),
+            accept_at: Millis(0),
             mail: Vec::new(),
             expired: Vec::new(),
             table_max,
-            started: Instant::now(),
             stop_at: None,
             backlogged: false,
         })
@@ -153,19 +161,21 @@ impl Worker {
     }
 
     fn elapsed(&self) -> Millis {
-        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+        Millis(u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     /// How long there is nothing to do unless something happens.
     fn poll_timeout(&self) -> Option<Duration> {
-        if self.core.hub.has_work() || !self.accepting.is_empty() {
+        let accepts = !self.accepting.is_empty();
+        if self.core.hub.has_work() || accepts && self.accept_at <= self.core.now {
             return Some(Duration::ZERO);
         }
         if !self.ready.is_empty() {
             return Some(if self.is_backlogged() { BACKLOG_PAUSE } else { Duration::ZERO });
         }
         let retries = self.listeners.iter().filter_map(Listener::retry_at);
-        let next = retries.chain(self.wheel.next()).chain(self.stop_at).min()?;
+        let paced = accepts.then_some(self.accept_at);
+        let next = retries.chain(self.wheel.next()).chain(self.stop_at).chain(paced).min()?;
         Some(Duration::from_millis(next.0.saturating_sub(self.elapsed().0)))
     }
 
@@ -224,7 +234,7 @@ impl Worker {
             }
             After::Ready | After::Wait => {}
         }
-        let deadline = entry.conn.deadline(&self.core.limits);
+        let deadline = self.core.deadline(key, entry);
         if deadline < entry.timer_at {
             entry.timer_at = self.wheel.insert(key, deadline);
         }
@@ -294,14 +304,14 @@ impl Worker {
                 continue;
             }
             entry.timer_at = Millis::NEVER;
-            if entry.conn.deadline(&self.core.limits) <= now {
+            if self.core.deadline(key, entry) <= now {
                 self.attend(key, Core::timeout);
             }
             if let Some(entry) = self.slots.get_mut(key)
                 && entry.timer_at == Millis::NEVER
                 && !entry.conn.is_gone()
             {
-                entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.core.limits));
+                entry.timer_at = self.wheel.insert(key, self.core.deadline(key, entry));
             }
         }
         self.expired = expired;
@@ -313,12 +323,12 @@ impl Worker {
             return;
         }
         info!(worker = self.index, connections = self.slots.len(), "stopping");
+        self.core.draining = true;
         // Connections still in a queue would be reset when it is closed.
         for number in 0..self.listeners.len() {
             while self.accept_some(number) {}
         }
         self.listeners.clear();
-        self.core.draining = true;
         self.stop_at = Some(self.core.now.after(SHUTDOWN_TIME));
         loop {
             self.fan_out();

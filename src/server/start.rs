@@ -6,14 +6,17 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use super::ceiling::{Ceiling, table_max};
 use super::{Builder, Handle, Remote, StartError};
 use crate::config::{Config, DescriptorTables};
 use crate::metrics::WorkerMetrics;
+use crate::net::addresses::Addresses;
 use crate::net::fdtable;
 use crate::net::listener;
 use crate::net::mailbox::Mailbox;
+use crate::net::pace::Pace;
 use crate::net::worker::{Shared, Worker};
 
 /// What a worker's thread says while it starts.
@@ -53,6 +56,10 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         origins: config.origins.clone(),
         deflate: config.deflate,
         backlog: config.backlog,
+        proxies: Arc::new(config.proxies.clone()),
+        addresses: Arc::new(Addresses::new(config.max_conns_per_ip)),
+        pace: Pace::new(config.accept_rate),
+        started: Instant::now(),
         connections: AtomicUsize::new(0),
         connections_max: AtomicUsize::new(0),
     });
@@ -99,6 +106,11 @@ fn check(config: &Config) -> Result<(), StartError> {
         && !((9..=15).contains(&deflate.window_bits) && (1..=9).contains(&deflate.level))
     {
         return Err(StartError::Setting("deflate windows are 9 to 15 bits, and levels 1 to 9"));
+    }
+    if config.proxies.protocol && config.proxies.trusted.is_empty() {
+        return Err(StartError::Setting(
+            "the PROXY protocol is believed from trusted proxies, and there are none",
+        ));
     }
     if config.listen.is_empty() {
         return Err(StartError::Setting("no address to listen on"));

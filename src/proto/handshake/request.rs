@@ -145,7 +145,7 @@ impl<'h> Request<'h> {
     }
 
     /// Every header of that name, in the order sent.
-    pub fn headers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'h str> + 'a {
+    pub fn headers<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = &'h str> + 'a {
         self.headers
             .iter()
             .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
