@@ -125,7 +125,8 @@ impl Worker {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
-            match self.poll.poll(&mut events, self.poll_timeout()) {
+            let timeout = self.poll_timeout();
+            match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
@@ -157,7 +158,7 @@ impl Worker {
     }
 
     /// How long there is nothing to do unless something happens.
-    fn poll_timeout(&self) -> Option<Duration> {
+    fn poll_timeout(&mut self) -> Option<Duration> {
         if self.core.hub.has_work() || !self.accepting.is_empty() {
             return Some(Duration::ZERO);
         }
@@ -166,7 +167,8 @@ impl Worker {
         }
         let retries = self.listeners.iter().filter_map(Listener::retry_at);
         let next = retries.chain(self.wheel.next()).chain(self.stop_at).min()?;
-        Some(Duration::from_millis(next.0.saturating_sub(self.elapsed().0)))
+        // From the start of the turn: late by as long as that took, and one clock reading less.
+        Some(Duration::from_millis(next.0.saturating_sub(self.core.now.0)))
     }
 
     /// Whether any worker has so much to fan out that no more should be taken in.
