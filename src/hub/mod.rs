@@ -173,9 +173,13 @@ impl Hub {
     }
 
     /// The next delivery: a member and the batch it gets. Batches are done in the order in which they were
-    /// sealed, so that each member gets one sender's messages in order.
+    /// sealed, so that each member gets one sender's messages in order; those that wait one behind the other for
+    /// the same members go out as one.
     pub fn next_delivery(&mut self) -> Option<(u32, &Batch)> {
         loop {
+            if self.jobs.front()?.cursor == 0 {
+                self.join_waiting();
+            }
             let job = self.jobs.front_mut()?;
             let members = &self.topics[job.topic as usize].members;
             while job.cursor < job.end {
@@ -218,6 +222,21 @@ impl Hub {
         }
         topic.jobs += 1;
         self.jobs.push_back(Job { topic: id, batch, cursor: 0, end: topic.members.len() as u32 });
+    }
+
+    /// Makes the first job, which has not begun, and those behind it one job, as far as they are for the same members.
+    fn join_waiting(&mut self) {
+        let Some(&Job { topic, end, .. }) = self.jobs.front() else { return };
+        // Who came between two batches gets the second alone.
+        let same = self.jobs.iter().take_while(|job| job.topic == topic && job.end == end);
+        let count = Batch::joinable(same.map(|job| &job.batch));
+        if count == 1 {
+            return;
+        }
+        let batch = Batch::join(self.jobs.iter().take(count).map(|job| &job.batch));
+        self.jobs.drain(..count);
+        self.jobs.push_front(Job { topic, batch, cursor: 0, end });
+        self.topics[topic as usize].jobs -= count as u32 - 1;
     }
 
     fn topic_or_new(&mut self, name: &str) -> u32 {
