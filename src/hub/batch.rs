@@ -153,6 +153,19 @@ impl Pieces {
 }
 
 impl Batch {
+    /// One message for all.
+    pub fn single(frame: Frame, deflates: bool) -> Self {
+        let wire_len = frame.wire_len();
+        Self {
+            plain: Pieces::One(Piece::whole(frame, 1)),
+            deflated: deflates.then(Arc::default),
+            parts: None,
+            left_out: None,
+            messages: 1,
+            wire_len,
+        }
+    }
+
     /// How many of these batches, from the first on, may go out as one: at least one.
     pub fn joinable<'a>(batches: impl Iterator<Item = &'a Self>) -> usize {
         let mut bytes = 0;

@@ -1,9 +1,7 @@
 //! What happens on one connection's socket: reading, deadlines, writing.
 
-use std::collections::HashSet;
 use std::io::{self, Read as _};
 use std::net::Shutdown;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tracing::debug;
@@ -11,7 +9,7 @@ use tracing::debug;
 use super::entry::{After, Delivered, Entry, Workbench};
 use super::slots::Key;
 use super::worker::Shared;
-use crate::app::{App, Orders, Place};
+use crate::app::{App, Orders, Places};
 use crate::config::{Deflate, Limits, Origins};
 use crate::conn::{Received, Step};
 use crate::http::Page;
@@ -50,7 +48,7 @@ pub(super) struct Core {
     pub(super) deflate: Option<Deflate>,
     pub(super) bench: Workbench,
     pub(super) orders: Orders,
-    pub(super) places: HashSet<Rc<Place>>,
+    pub(super) places: Places,
     pub(super) draining: bool,
 }
 
@@ -70,7 +68,7 @@ impl Core {
             origins: shared.origins.clone(),
             deflate: shared.deflate,
             bench: Workbench::new(shared.deflate.unwrap_or_default()),
-            places: HashSet::new(),
+            places: Places::default(),
             draining: false,
         }
     }
@@ -189,10 +187,8 @@ impl Core {
         let dropped = entry.conn.abandon(&self.metrics);
         self.metrics.dropped_closed.add(u64::from(dropped));
         self.metrics.connections.sub(1);
-        if let Some(place) = entry.place.take()
-            && Rc::strong_count(&place) == 2
-        {
-            self.places.remove(&place);
+        if let Some(place) = entry.place.take() {
+            self.places.leave(&place);
         }
         debug!(id = %self.id(key), "gone");
     }
@@ -207,8 +203,6 @@ impl Core {
             match entry.conn.receive_head(input, &self.limits) {
                 Ok(Status::Partial) => return,
                 Ok(Status::Complete((head, used))) => {
-                    // Borrowed from the input, which is needed again for what follows the head.
-                    let head = head.into_owned();
                     at = used;
                     self.request(key, entry, &head);
                 }
