@@ -135,7 +135,8 @@ impl<'a> Context<'a> {
         self.orders.publish(topic, &message.into(), true);
     }
 
-    /// Makes this connection a member of a topic. A topic exists while it has members.
+    /// Makes this connection a member of a topic, when the callback has returned: it gets what is published from then
+    /// on. A topic exists while it has members.
     pub fn subscribe(&mut self, topic: &str) {
         let topic = self.orders.keep(topic.as_bytes());
         self.orders.list.push(Order::Subscribe(topic));

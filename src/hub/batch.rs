@@ -238,7 +238,7 @@ impl Batch {
 
     /// Whether `slot` gets less than the whole.
     pub fn leaves_out(&self, slot: u32) -> bool {
-        self.left_out(slot).next().is_some()
+        self.left_out.is_some() && self.left_out(slot).next().is_some()
     }
 
     /// The batch for members on other workers: slots here mean nothing there.

@@ -16,7 +16,9 @@ fn deliveries(hub: &mut Hub) -> Vec<(u32, String)> {
 }
 
 fn next(hub: &mut Hub) -> Option<(u32, String)> {
-    let (slot, batch) = hub.next_delivery()?;
+    let mut slots = Vec::new();
+    let batch = hub.next_deliveries(1, &mut slots)?;
+    let [slot] = slots[..] else { panic!("one was asked for: {slots:?}") };
     let bytes: Vec<u8> = batch.pieces().iter().flat_map(|piece| piece.as_bytes().to_vec()).collect();
     // Each text is one letter, in a frame of three bytes.
     Some((slot, bytes.chunks(3).map(|frame| char::from(frame[2])).collect()))

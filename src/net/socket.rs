@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tracing::debug;
 
+use super::direct::Direct;
 use super::entry::{After, Delivered, Entry, Workbench};
 use super::slots::Key;
 use super::worker::Shared;
@@ -62,7 +63,7 @@ impl Core {
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
             apps: shared.router.apps(),
-            hub: Hub::new(shared.deflate.is_some()),
+            hub: Hub::new(usize::from(worker), Arc::clone(&shared.audience), shared.deflate.is_some()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             orders: Orders::default(),
             origins: shared.origins.clone(),
@@ -88,7 +89,7 @@ impl Core {
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         let after = loop {
-            match entry.stream.read(&mut buffer) {
+            match Direct(&entry.stream).read(&mut buffer) {
                 Ok(0) => {
                     entry.unread = false;
                     if let Some(ended) = entry.conn.receive_eof() {
@@ -134,7 +135,7 @@ impl Core {
 
     /// The socket takes bytes again.
     pub(super) fn writable(&mut self, key: Key, entry: &mut Entry) -> After {
-        if entry.conn.flush(self.now, &mut entry.stream, &self.metrics).is_err() {
+        if entry.conn.flush(self.now, &mut Direct(&entry.stream), &self.metrics).is_err() {
             return self.broken(key, entry);
         }
         let after = self.settle(key, entry);
@@ -260,7 +261,8 @@ impl Core {
             let mut reply = std::mem::take(&mut self.orders.reply);
             let messages = std::mem::take(&mut self.orders.reply_messages);
             self.metrics.due.add(u64::from(messages));
-            let sent = entry.conn.transmit(self.now, &reply, messages, &mut entry.stream, &self.metrics);
+            let mut socket = Direct(&entry.stream);
+            let sent = entry.conn.transmit(self.now, &reply, messages, &mut socket, &self.metrics);
             reply.clear();
             reply.shrink_to(REPLY_BYTES);
             self.orders.reply = reply;

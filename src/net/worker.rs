@@ -25,6 +25,7 @@ use super::socket::Core;
 use super::wheel::Wheel;
 use crate::config::{Deflate, Limits, Origins};
 use crate::http::Page;
+use crate::hub::audience::Audience;
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
 use crate::route::Router;
@@ -49,6 +50,7 @@ const MAILBOX: Token = Token(u32::MAX as usize);
 pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) metrics: Vec<Arc<WorkerMetrics>>,
+    pub(crate) audience: Arc<Audience>,
     pub(crate) router: Arc<Router>,
     pub(crate) pages: Arc<[Page]>,
     pub(crate) limits: Limits,
@@ -75,6 +77,8 @@ pub(crate) struct Worker {
     /// Listeners with connections that were not accepted yet.
     accepting: Vec<usize>,
     mail: Vec<Mail>,
+    /// The slots of the next deliveries.
+    receivers: Vec<u32>,
     expired: Vec<Key>,
     /// Connections that this worker's table has room for.
     table_max: usize,
@@ -113,6 +117,7 @@ impl Worker {
             ready: VecDeque::new(),
             accepting: Vec::new(),
             mail: Vec::new(),
+            receivers: Vec::new(),
             expired: Vec::new(),
             table_max,
             started: Instant::now(),
@@ -262,28 +267,40 @@ impl Worker {
         let shared = &self.shared;
         let own = self.index;
         self.core.hub.seal(|topic, batch| {
+            let mark = shared.audience.mark(topic);
             for (index, mailbox) in shared.mailboxes.iter().enumerate() {
-                mailbox.add_backlog(batch.wire_len());
-                if index != own {
+                if index == own {
+                    mailbox.add_backlog(batch.wire_len());
+                } else if shared.audience.has(index, mark) {
+                    mailbox.add_backlog(batch.wire_len());
                     let batch = batch.for_other_workers();
                     mailbox.post(Mail::Publish { topic: Arc::clone(topic), batch });
                 }
             }
         });
-        for _ in 0..DELIVERIES_PER_TURN {
-            let core = &mut self.core;
-            let Some((slot, batch)) = core.hub.next_delivery() else { break };
-            let Some((key, entry)) = self.slots.at(slot) else { continue };
-            let delivered =
-                entry.deliver(slot, batch, core.now, &core.limits, &core.metrics, &mut core.bench);
-            if delivered != Delivered::Taken {
-                self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
+        let mut receivers = std::mem::take(&mut self.receivers);
+        let mut left = DELIVERIES_PER_TURN;
+        while left > 0
+            && let Some(batch) = self.core.hub.next_deliveries(left, &mut receivers)
+        {
+            left -= receivers.len();
+            for &slot in &receivers {
+                let core = &mut self.core;
+                let Some((key, entry)) = self.slots.at(slot) else { continue };
+                let delivered =
+                    entry.deliver(slot, &batch, core.now, &core.limits, &core.metrics, &mut core.bench);
+                if delivered != Delivered::Taken {
+                    self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
+                }
             }
         }
+        self.receivers = receivers;
         self.shared.mailboxes[own].sub_backlog(self.core.hub.take_finished_bytes());
         let missed = self.core.hub.take_missed();
-        self.core.metrics.due.add(missed);
-        self.core.metrics.dropped_closed.add(missed);
+        if missed > 0 {
+            self.core.metrics.due.add(missed);
+            self.core.metrics.dropped_closed.add(missed);
+        }
     }
 
     fn expire_timers(&mut self) {
@@ -314,7 +331,10 @@ impl Worker {
         if self.stop_at.is_some() {
             return;
         }
-        info!(worker = self.index, connections = self.slots.len(), "stopping");
+        let metrics = &self.core.metrics;
+        let (accepted, delivered) = (metrics.accepted.get(), metrics.delivered.get());
+        // Side by side, the lines of all workers show how evenly the kernel spread the connections.
+        info!(worker = self.index, connections = self.slots.len(), accepted, delivered, "stopping");
         // Connections still in a queue would be reset when it is closed.
         for number in 0..self.listeners.len() {
             while self.accept_some(number) {}

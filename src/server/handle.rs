@@ -48,6 +48,11 @@ impl Handle {
         Metrics::sum(self.shared.metrics.iter().map(Arc::as_ref))
     }
 
+    /// What happened so far on each worker: how evenly connections and work are spread.
+    pub fn worker_metrics(&self) -> Vec<Metrics> {
+        self.shared.metrics.iter().map(|worker| Metrics::sum([worker.as_ref()])).collect()
+    }
+
     /// Publishes and stops from other threads.
     pub fn remote(&self) -> Remote {
         Remote { shared: Arc::clone(&self.shared) }
