@@ -88,7 +88,7 @@ fn fan_out(c: &mut Criterion) {
         });
     });
     for members in [1_000, 50_000] {
-        let mut hub = Hub::default();
+        let (mut hub, mut slots) = (Hub::default(), Vec::new());
         for slot in 0..members {
             hub.subscribe(slot, "room");
         }
@@ -98,8 +98,10 @@ fn fan_out(c: &mut Criterion) {
             b.iter(|| {
                 hub.publish("room", FrameRef::Bytes(small.as_bytes()), None);
                 hub.seal(|_, _| {});
-                while let Some((slot, batch)) = hub.next_delivery() {
-                    black_box((slot, batch.pieces().len()));
+                while let Some(batch) = hub.next_deliveries(256, &mut slots) {
+                    for slot in &slots {
+                        black_box((slot, batch.pieces().len()));
+                    }
                 }
             });
         });

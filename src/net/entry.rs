@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use mio::net::TcpStream;
 
+use super::direct::Direct;
 use crate::app::Place;
 use crate::config::{Deflate, Limits};
 use crate::conn::{Conn, Sent};
@@ -120,7 +121,7 @@ impl Entry {
             pieces = &own;
         }
         metrics.due.add(u64::from(messages));
-        match self.conn.transmit_pieces(now, pieces, &mut self.stream, limits, metrics) {
+        match self.conn.transmit_pieces(now, pieces, &mut Direct(&self.stream), limits, metrics) {
             Ok(Sent::Accepted) if self.conn.has_backlog() => Delivered::Backlogged,
             Ok(Sent::Accepted) => Delivered::Taken,
             Ok(Sent::Overflow) => Delivered::Overflow,

@@ -53,6 +53,10 @@ impl Mailbox {
 
     /// Takes out all mail, oldest first.
     pub(crate) fn take(&self, into: &mut Vec<Mail>) {
+        // Whoever puts mail in sets the flag behind it, and wakes us if it was clear.
+        if !self.notified.load(Ordering::SeqCst) {
+            return;
+        }
         self.notified.store(false, Ordering::SeqCst);
         into.append(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -66,6 +70,9 @@ impl Mailbox {
     }
 
     pub(crate) fn sub_backlog(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         self.backlog.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

@@ -5,6 +5,7 @@
 //! | `worker.rs` | the loop: poll, accept, mailbox, sockets, fan-out, timers |
 //! | `entry.rs` | one connection and its socket; deliveries to it |
 //! | `socket.rs` | what happens on a connection's socket: reading, deadlines, writing |
+//! | `direct.rs` | reading and writing by system calls of our own |
 //! | `handshake.rs` | a whole request head: a page, a refusal, or the way to an app |
 //! | `calls.rs` | calling an app, and carrying out what it orders |
 //! | `listener.rs` | binding, accepting, running out of descriptors |
@@ -18,6 +19,7 @@
 
 pub(crate) mod addresses;
 mod calls;
+mod direct;
 mod entry;
 pub mod fdtable;
 mod handshake;

@@ -1,18 +1,17 @@
 //! What happens on one connection's socket: reading, deadlines, writing.
 
-use std::collections::HashSet;
 use std::io::{self, Read as _};
 use std::net::Shutdown;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tracing::debug;
 
+use super::direct::Direct;
 use super::entry::{After, Delivered, Entry, Workbench};
 use super::quotas::Quotas;
 use super::slots::Key;
 use super::worker::Shared;
-use crate::app::{App, Orders, Place};
+use crate::app::{App, Orders, Places};
 use crate::config::{Deflate, Limits, Origins};
 use crate::conn::{Cause, Received, Step};
 use crate::http::Page;
@@ -51,7 +50,7 @@ pub(super) struct Core {
     pub(super) deflate: Option<Deflate>,
     pub(super) bench: Workbench,
     pub(super) orders: Orders,
-    pub(super) places: HashSet<Rc<Place>>,
+    pub(super) places: Places,
     pub(super) quotas: Quotas,
     pub(super) draining: bool,
 }
@@ -66,13 +65,13 @@ impl Core {
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
             apps: shared.router.apps(),
-            hub: Hub::new(shared.deflate.is_some()),
+            hub: Hub::new(usize::from(worker), Arc::clone(&shared.audience), shared.deflate.is_some()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             orders: Orders::default(),
             origins: shared.origins.clone(),
             deflate: shared.deflate,
             bench: Workbench::new(shared.deflate.unwrap_or_default()),
-            places: HashSet::new(),
+            places: Places::default(),
             quotas: Quotas::new(&shared.limits, &shared.proxies, &shared.addresses),
             draining: false,
         }
@@ -99,7 +98,7 @@ impl Core {
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         let after = loop {
-            match entry.stream.read(&mut buffer) {
+            match Direct(&entry.stream).read(&mut buffer) {
                 Ok(0) => {
                     entry.unread = false;
                     if let Some(ended) = entry.conn.receive_eof() {
@@ -145,7 +144,7 @@ impl Core {
 
     /// The socket takes bytes again.
     pub(super) fn writable(&mut self, key: Key, entry: &mut Entry) -> After {
-        if entry.conn.flush(self.now, &mut entry.stream, &self.metrics).is_err() {
+        if entry.conn.flush(self.now, &mut Direct(&entry.stream), &self.metrics).is_err() {
             return self.broken(key, entry);
         }
         let after = self.settle(key, entry);
@@ -207,10 +206,8 @@ impl Core {
         self.quotas.bury(key.slot);
         self.metrics.dropped_closed.add(u64::from(dropped));
         self.metrics.connections.sub(1);
-        if let Some(place) = entry.place.take()
-            && Rc::strong_count(&place) == 2
-        {
-            self.places.remove(&place);
+        if let Some(place) = entry.place.take() {
+            self.places.leave(&place);
         }
         debug!(id = %self.id(key), "gone");
     }
@@ -225,8 +222,6 @@ impl Core {
             match entry.conn.receive_head(input, &self.limits) {
                 Ok(Status::Partial) => return,
                 Ok(Status::Complete((head, used))) => {
-                    // Borrowed from the input, which is needed again for what follows the head.
-                    let head = head.into_owned();
                     at = used;
                     self.request(key, entry, &head);
                 }
@@ -292,7 +287,8 @@ impl Core {
             let mut reply = std::mem::take(&mut self.orders.reply);
             let messages = std::mem::take(&mut self.orders.reply_messages);
             self.metrics.due.add(u64::from(messages));
-            let sent = entry.conn.transmit(self.now, &reply, messages, &mut entry.stream, &self.metrics);
+            let mut socket = Direct(&entry.stream);
+            let sent = entry.conn.transmit(self.now, &reply, messages, &mut socket, &self.metrics);
             reply.clear();
             reply.shrink_to(REPLY_BYTES);
             self.orders.reply = reply;

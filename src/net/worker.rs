@@ -27,6 +27,7 @@ use super::socket::Core;
 use super::wheel::Wheel;
 use crate::config::{Deflate, Limits, Origins, Proxies};
 use crate::http::Page;
+use crate::hub::audience::Audience;
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
 use crate::route::Router;
@@ -51,6 +52,7 @@ const MAILBOX: Token = Token(u32::MAX as usize);
 pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) metrics: Vec<Arc<WorkerMetrics>>,
+    pub(crate) audience: Arc<Audience>,
     pub(crate) router: Arc<Router>,
     pub(crate) pages: Arc<[Page]>,
     pub(crate) limits: Limits,
@@ -84,6 +86,8 @@ pub(crate) struct Worker {
     /// They wait until then, because so many were accepted.
     accept_at: Millis,
     mail: Vec<Mail>,
+    /// The slots of the next deliveries.
+    receivers: Vec<u32>,
     expired: Vec<Key>,
     /// Connections that this worker's table has room for.
     table_max: usize,
@@ -122,6 +126,7 @@ impl Worker {
             accepting: Vec::new(),
             accept_at: Millis(0),
             mail: Vec::new(),
+            receivers: Vec::new(),
             expired: Vec::new(),
             table_max,
             stop_at: None,
@@ -133,7 +138,8 @@ impl Worker {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
-            match self.poll.poll(&mut events, self.poll_timeout()) {
+            let timeout = self.poll_timeout();
+            match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
@@ -165,7 +171,7 @@ impl Worker {
     }
 
     /// How long there is nothing to do unless something happens.
-    fn poll_timeout(&self) -> Option<Duration> {
+    fn poll_timeout(&mut self) -> Option<Duration> {
         let accepts = !self.accepting.is_empty();
         if self.core.hub.has_work() || accepts && self.accept_at <= self.core.now {
             return Some(Duration::ZERO);
@@ -176,7 +182,8 @@ impl Worker {
         let retries = self.listeners.iter().filter_map(Listener::retry_at);
         let paced = accepts.then_some(self.accept_at);
         let next = retries.chain(self.wheel.next()).chain(self.stop_at).chain(paced).min()?;
-        Some(Duration::from_millis(next.0.saturating_sub(self.elapsed().0)))
+        // From the start of the turn: late by as long as that took, and one clock reading less.
+        Some(Duration::from_millis(next.0.saturating_sub(self.core.now.0)))
     }
 
     /// Whether any worker has so much to fan out that no more should be taken in.
@@ -270,28 +277,40 @@ impl Worker {
         let shared = &self.shared;
         let own = self.index;
         self.core.hub.seal(|topic, batch| {
+            let mark = shared.audience.mark(topic);
             for (index, mailbox) in shared.mailboxes.iter().enumerate() {
-                mailbox.add_backlog(batch.wire_len());
-                if index != own {
+                if index == own {
+                    mailbox.add_backlog(batch.wire_len());
+                } else if shared.audience.has(index, mark) {
+                    mailbox.add_backlog(batch.wire_len());
                     let batch = batch.for_other_workers();
                     mailbox.post(Mail::Publish { topic: Arc::clone(topic), batch });
                 }
             }
         });
-        for _ in 0..DELIVERIES_PER_TURN {
-            let core = &mut self.core;
-            let Some((slot, batch)) = core.hub.next_delivery() else { break };
-            let Some((key, entry)) = self.slots.at(slot) else { continue };
-            let delivered =
-                entry.deliver(slot, batch, core.now, &core.limits, &core.metrics, &mut core.bench);
-            if delivered != Delivered::Taken {
-                self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
+        let mut receivers = std::mem::take(&mut self.receivers);
+        let mut left = DELIVERIES_PER_TURN;
+        while left > 0
+            && let Some(batch) = self.core.hub.next_deliveries(left, &mut receivers)
+        {
+            left -= receivers.len();
+            for &slot in &receivers {
+                let core = &mut self.core;
+                let Some((key, entry)) = self.slots.at(slot) else { continue };
+                let delivered =
+                    entry.deliver(slot, &batch, core.now, &core.limits, &core.metrics, &mut core.bench);
+                if delivered != Delivered::Taken {
+                    self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
+                }
             }
         }
+        self.receivers = receivers;
         self.shared.mailboxes[own].sub_backlog(self.core.hub.take_finished_bytes());
         let missed = self.core.hub.take_missed();
-        self.core.metrics.due.add(missed);
-        self.core.metrics.dropped_closed.add(missed);
+        if missed > 0 {
+            self.core.metrics.due.add(missed);
+            self.core.metrics.dropped_closed.add(missed);
+        }
     }
 
     fn expire_timers(&mut self) {
@@ -322,8 +341,11 @@ impl Worker {
         if self.stop_at.is_some() {
             return;
         }
-        info!(worker = self.index, connections = self.slots.len(), "stopping");
         self.core.draining = true;
+        let metrics = &self.core.metrics;
+        let (accepted, delivered) = (metrics.accepted.get(), metrics.delivered.get());
+        // Side by side, the lines of all workers show how evenly the kernel spread the connections.
+        info!(worker = self.index, connections = self.slots.len(), accepted, delivered, "stopping");
         // Connections still in a queue would be reset when it is closed.
         for number in 0..self.listeners.len() {
             while self.accept_some(number) {}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::Ceiling;
-use crate::hub::batch::{FrameRef, Pending};
+use crate::hub::batch::Batch;
 use crate::metrics::Metrics;
 use crate::net::mailbox::Mail;
 use crate::net::worker::Shared;
@@ -48,6 +48,11 @@ impl Handle {
         Metrics::sum(self.shared.metrics.iter().map(Arc::as_ref))
     }
 
+    /// What happened so far on each worker: how evenly connections and work are spread.
+    pub fn worker_metrics(&self) -> Vec<Metrics> {
+        self.shared.metrics.iter().map(|worker| Metrics::sum([worker.as_ref()])).collect()
+    }
+
     /// Publishes and stops from other threads.
     pub fn remote(&self) -> Remote {
         Remote { shared: Arc::clone(&self.shared) }
@@ -82,9 +87,8 @@ impl Handle {
 impl Remote {
     /// Sends a message to all members of a topic, on every worker.
     pub fn publish<'m>(&self, topic: &str, message: impl Into<Message<'m>>) {
-        let mut pending = Pending::default();
-        pending.push(FrameRef::Shared(&Frame::message(message)), None);
-        let (topic, batch): (Arc<str>, _) = (Arc::from(topic), pending.seal(self.shared.deflate.is_some()));
+        let topic: Arc<str> = Arc::from(topic);
+        let batch = Batch::single(Frame::message(message), self.shared.deflate.is_some());
         for mailbox in &self.shared.mailboxes {
             mailbox.add_backlog(batch.wire_len());
             mailbox.post(Mail::Publish { topic: Arc::clone(&topic), batch: batch.clone() });

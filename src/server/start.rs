@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::ceiling::{Ceiling, table_max};
 use super::{Builder, Handle, Remote, StartError};
 use crate::config::{Config, DescriptorTables};
+use crate::hub::audience::Audience;
 use crate::metrics::WorkerMetrics;
 use crate::net::addresses::Addresses;
 use crate::net::fdtable;
@@ -45,6 +46,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     }
     let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
     let shared = Arc::new(Shared {
+        audience: Arc::new(Audience::new(config.threads)),
         mailboxes: (0..config.threads)
             .map(|_| Mailbox::new())
             .collect::<Result<_, _>>()
