@@ -6,6 +6,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use crate::id::Micros;
+use crate::metrics::NO_ROUTE;
 use crate::proto::deflate::{Deflater, Pool, Window};
 use crate::proto::frame::{self, Frame, Piece};
 use crate::proto::{Header, OpCode, Role, Status};
@@ -39,9 +41,25 @@ impl FrameRef<'_> {
     }
 }
 
+/// Where and when something was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The publisher's route.
+    pub route: u16,
+    /// When the turn began in which it was.
+    pub at: Micros,
+}
+
+impl Default for Stamp {
+    fn default() -> Self {
+        Self { route: NO_ROUTE, at: Micros(0) }
+    }
+}
+
 /// What a topic gets in the present turn.
 #[derive(Debug, Default)]
 pub struct Pending {
+    stamp: Stamp,
     sealed: Vec<Piece>,
     open: Vec<u8>,
     open_messages: u32,
@@ -65,6 +83,7 @@ pub struct Batch {
     left_out: Option<Arc<[LeftOut]>>,
     messages: u32,
     wire_len: usize,
+    stamp: Stamp,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +99,11 @@ impl Pending {
     /// Whether nothing was published.
     pub fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.open.is_empty()
+    }
+
+    /// Says where and when the first of the messages was published; it speaks for the whole batch.
+    pub fn stamp(&mut self, stamp: Stamp) {
+        self.stamp = stamp;
     }
 
     /// Adds one message, for all but `except`.
@@ -119,6 +143,7 @@ impl Pending {
             left_out: (!self.left_out.is_empty()).then(|| self.left_out.drain(..).collect()),
             messages: std::mem::take(&mut self.messages),
             wire_len,
+            stamp: self.stamp,
         }
     }
 
@@ -161,6 +186,11 @@ impl Batch {
     /// Bytes in it, as they are without compression.
     pub fn wire_len(&self) -> usize {
         self.wire_len
+    }
+
+    /// Where and when its first message was published.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// Messages in it for one member.

@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
@@ -12,7 +14,7 @@ use crate::conn::{Conn, Sent};
 use crate::hub::batch::{Batch, deflate};
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
-use crate::proto::deflate::Pool;
+use crate::proto::deflate::{Pool, Work};
 use crate::proto::frame::Piece;
 use crate::proto::handshake::Response;
 
@@ -29,6 +31,8 @@ pub(super) struct Entry {
     )]
     pub(super) held: Option<Box<Vec<u8>>>,
     pub(super) app: u16,
+    /// In seconds since the server started.
+    pub(super) accepted_at: u32,
     /// The socket may hold more than was read.
     pub(super) unread: bool,
     /// The peer has ended its side: read on until that is all there is.
@@ -48,8 +52,24 @@ pub(super) struct Workbench {
 
 impl Workbench {
     pub(super) fn new(config: Deflate) -> Self {
-        Self { pool: Pool::new(config), scratch: Vec::new() }
+        Self { pool: Pool::timed(config, monotonic), scratch: Vec::new() }
     }
+}
+
+/// For what is measured where no turn's clock reading is at hand.
+fn monotonic() -> Duration {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    EPOCH.get_or_init(Instant::now).elapsed()
+}
+
+/// Counts what a compressor did since the last time.
+pub(super) fn count_work(metrics: &WorkerMetrics, work: Work) {
+    if work.input_bytes == 0 {
+        return;
+    }
+    metrics.deflate_input_bytes.add(work.input_bytes);
+    metrics.deflate_output_bytes.add(work.output_bytes);
+    metrics.deflate_nanos.add(u64::try_from(work.time.as_nanos()).unwrap_or(u64::MAX));
 }
 
 /// How a worker's attention to one socket ended.
@@ -64,13 +84,14 @@ pub(super) enum After {
 }
 
 impl Entry {
-    pub(super) fn new(stream: TcpStream, conn: Conn) -> Self {
+    pub(super) fn new(stream: TcpStream, conn: Conn, now: Millis) -> Self {
         Self {
             stream,
             conn,
             place: None,
             held: None,
             app: 0,
+            accepted_at: u32::try_from(now.0 / 1000).unwrap_or(u32::MAX),
             unread: false,
             eof_ahead: false,
             listed: false,
@@ -99,7 +120,11 @@ impl Entry {
         Workbench { pool, scratch }: &mut Workbench,
     ) -> Delivered {
         let mut pieces = match self.conn.shared_window() {
-            Some(window) => batch.deflated(window, pool),
+            Some(window) => {
+                let pieces = batch.deflated(window, pool);
+                count_work(metrics, pool.take_work(window));
+                pieces
+            }
             None => batch.pieces(),
         };
         let mut messages = batch.messages();
@@ -114,6 +139,7 @@ impl Entry {
         let own;
         if let Some(deflater) = self.conn.own_deflater() {
             own = deflate(pieces, deflater);
+            count_work(metrics, deflater.take_work());
             pieces = &own;
         }
         metrics.due.add(u64::from(messages));

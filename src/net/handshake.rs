@@ -89,6 +89,7 @@ impl Core {
         };
         entry.place = Some(place);
         entry.app = app;
+        self.metrics.route(app).connections.add(1);
         entry.conn.open(self.now, &self.limits);
         self.call(key, entry, |app, cx| app.on_open(cx));
     }

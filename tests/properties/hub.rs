@@ -7,7 +7,7 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 use proptest::{option, prop_assert, prop_assert_eq, proptest};
 use wsd::hub::Hub;
-use wsd::hub::batch::{Batch, FrameRef};
+use wsd::hub::batch::{Batch, FrameRef, Stamp};
 use wsd::proto::Frame;
 
 use super::cases;
@@ -148,7 +148,7 @@ fn carry_out(hub: &mut Hub, model: &mut Model, number: usize, order: &Order) {
             } else {
                 FrameRef::Bytes(frame.as_bytes())
             };
-            hub.publish(topic, shared, except);
+            hub.publish(topic, shared, except, Stamp::default());
             model.pending.entry(topic).or_default().push((frame.as_bytes().to_vec(), except));
         }
         Order::Seal => {
@@ -166,7 +166,7 @@ fn carry_out(hub: &mut Hub, model: &mut Model, number: usize, order: &Order) {
         Order::Receive(topic) => {
             let mut elsewhere = Hub::default();
             let frame = frame_of(number, 5);
-            elsewhere.publish(topic, FrameRef::Shared(&frame), Some(1));
+            elsewhere.publish(topic, FrameRef::Shared(&frame), Some(1), Stamp::default());
             elsewhere.seal(|topic, batch| hub.receive(topic, batch.for_other_workers()));
             model.start(topic, vec![(frame.as_bytes().to_vec(), None)]);
         }
