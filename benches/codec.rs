@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use wsd::hub::Hub;
-use wsd::hub::batch::{FrameRef, Pending};
+use wsd::hub::batch::{FrameRef, Pending, Stamp};
 use wsd::proto::handshake::{Request, accept_key};
 use wsd::proto::message::{Decoder, MessageLimits};
 use wsd::proto::utf8::Utf8Stream;
@@ -96,7 +96,7 @@ fn fan_out(c: &mut Criterion) {
         group.throughput(Throughput::Elements(u64::from(members)));
         group.bench_function(format!("{members} members"), |b| {
             b.iter(|| {
-                hub.publish("room", FrameRef::Bytes(small.as_bytes()), None);
+                hub.publish("room", FrameRef::Bytes(small.as_bytes()), None, Stamp::default());
                 hub.seal(|_, _| {});
                 while let Some(batch) = hub.next_deliveries(256, &mut slots) {
                     for slot in &slots {

@@ -9,7 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use limits::{DeflateFlags, LimitFlags};
-use values::{host_and_port, network, origin};
+use values::{Admin, admin_address, host_and_port, network, origin};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
 use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, Server};
 
@@ -63,11 +63,20 @@ pub(crate) struct Cli {
     #[arg(long, env = "WSD_PROXY_PROTOCOL", requires = "trusted_proxy")]
     proxy_protocol: bool,
 
-    /// What to write to stderr; `debug` shows connects, closes and messages
+    /// Where to show metrics, health and connections: HOST:PORT or unix:PATH [default: nowhere]. Whoever reaches it
+    /// can read all of it
+    #[arg(long, value_name = "ADDRESS", env = "WSD_ADMIN", value_parser = admin_address)]
+    admin: Option<Admin>,
+
+    /// What to write to stderr; `debug` shows connects, closes and messages, never what is in them
     #[arg(long, value_name = "LEVEL", env = "WSD_LOG", default_value = "warn",
           value_parser = PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
               .map(|level| level.parse::<tracing_subscriber::filter::LevelFilter>().unwrap_or(tracing_subscriber::filter::LevelFilter::WARN)))]
     pub(crate) log: tracing_subscriber::filter::LevelFilter,
+
+    /// How to write it: for people, or one JSON object for each line
+    #[arg(long, value_name = "FORMAT", env = "WSD_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
 
     /// Print every limit with the value in force, and exit
     #[arg(long)]
@@ -78,6 +87,15 @@ pub(crate) struct Cli {
 
     #[command(flatten)]
     deflate: DeflateFlags,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people
+    Text,
+    /// A JSON object on each line
+    Json,
 }
 
 /// The apps of the program.
@@ -171,6 +189,7 @@ impl Cli {
             limits: limits.limits(),
             origins: self.origins(),
             deflate: self.deflate.config(),
+            admin: self.admin.clone().and_then(|admin| admin.0),
             ..Config::default()
         };
         if let Some(threads) = self.threads {

@@ -2,12 +2,15 @@
 
 // `core::net` has addresses; sockets are in `std::net`.
 use core::net::IpAddr;
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::Serialize;
 
 /// What one peer may cost. Each is a flag of the program (`--max-message` and so on).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Limits {
     /// Bytes in one message, all fragments together; more is answered with close code 1009. An incomplete
     /// message holds at most twice what was received of it.
@@ -66,7 +69,7 @@ impl Default for Limits {
 }
 
 /// permessage-deflate (RFC 7692): how messages are compressed for clients that offer it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Deflate {
     /// Bytes from which on a message is compressed.
     pub min_bytes: u32,
@@ -88,7 +91,8 @@ impl Default for Deflate {
 
 /// Which web pages may connect (RFC 6455 section 10.2). Clients that are no browsers send no `Origin` and always may;
 /// so may pages from the host that they connect to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Origins {
     /// On a loopback address also pages from localhost, on any port, and pages opened from a file: for development.
     #[default]
@@ -100,7 +104,7 @@ pub enum Origins {
 }
 
 /// The proxies that stand before the server, and what they are believed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Proxies {
     /// Where they are. The client of a connection from there is the last address in `X-Forwarded-For` that is no
     /// trusted proxy's; nobody else's word is taken for it.
@@ -118,7 +122,7 @@ impl Proxies {
 }
 
 /// How a server is laid out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Config {
     /// Addresses to listen on, as `HOST:PORT`; a host name stands for all its addresses.
     pub listen: Vec<String>,
@@ -144,6 +148,8 @@ pub struct Config {
     pub origins: Origins,
     /// Compression; `None` declines every offer.
     pub deflate: Option<Deflate>,
+    /// Where metrics, health and connections can be looked at; `None` for nowhere.
+    pub admin: Option<AdminAddress>,
 }
 
 impl Default for Config {
@@ -160,12 +166,33 @@ impl Default for Config {
             limits: Limits::default(),
             origins: Origins::default(),
             deflate: None,
+            admin: None,
+        }
+    }
+}
+
+/// Where the admin listener is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminAddress {
+    /// `HOST:PORT`. Who reaches it may read everything there: keep it on a loopback address, or behind a firewall.
+    Tcp(String),
+    /// The path of a unix socket, which its owner and group may use.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
 /// Who shares a descriptor table; see [`fdtable`](crate::net::fdtable).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DescriptorTables {
     /// The whole process has one, and with it one limit. The default of the crate, because it is always right.
     Shared,

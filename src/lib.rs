@@ -51,6 +51,7 @@
 //!
 //! ```text
 //! server           threads, signals, start and stop
+//! admin            what can be seen of a running server: metrics, health, connections
 //! apps             echo, broadcast, sink: products and examples at once
 //! net              the I/O shell: the only place with sockets, polls and the clock
 //! http             what a plain GET gets
@@ -62,6 +63,7 @@
 //! id config metrics
 //! ```
 
+mod admin;
 mod app;
 pub mod apps;
 pub mod config;
@@ -76,10 +78,11 @@ mod route;
 mod server;
 
 pub use app::{Admission, App, Context};
-pub use config::{Config, Deflate, DescriptorTables, Limits, Origins, Proxies};
+pub use config::{AdminAddress, Config, Deflate, DescriptorTables, Limits, Origins, Proxies};
 pub use http::Page;
 pub use id::ConnId;
 pub use metrics::Metrics;
+pub use net::readiness::Readiness;
 pub use proto::handshake::Request;
 pub use proto::{Close, CloseCode, Message};
 pub use route::InvalidRoute;

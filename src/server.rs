@@ -6,6 +6,7 @@ mod error;
 mod handle;
 mod signals;
 mod start;
+mod watch;
 
 pub use builder::Builder;
 pub use ceiling::Ceiling;

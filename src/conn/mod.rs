@@ -136,6 +136,26 @@ impl Conn {
         self.outbox.is_some()
     }
 
+    /// Since when something has waited to be sent, without a break.
+    pub fn waiting_since(&self) -> Option<Millis> {
+        self.outbox.as_ref().map(|outbox| outbox.since())
+    }
+
+    /// When the peer last sent anything; before that, when it connected.
+    pub fn last_input(&self) -> Millis {
+        self.last_input
+    }
+
+    /// Where it is in its life, in a word for people.
+    pub fn phase_name(&self) -> &'static str {
+        match self.phase {
+            Phase::Handshake(_) => "handshake",
+            Phase::Open { .. } => "open",
+            Phase::CloseSent | Phase::Finishing { .. } | Phase::Lingering => "closing",
+            Phase::Gone => "gone",
+        }
+    }
+
     /// Takes bytes of the request head. Complete gives the head, and how much of `input` it used up.
     ///
     /// # Errors

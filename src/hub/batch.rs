@@ -6,6 +6,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use crate::id::Micros;
+use crate::metrics::NO_ROUTE;
 use crate::proto::deflate::{Deflater, Pool, Window};
 use crate::proto::frame::{self, Frame, Piece};
 use crate::proto::{Header, OpCode, Role, Status};
@@ -43,9 +45,25 @@ impl FrameRef<'_> {
     }
 }
 
+/// Where and when something was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The publisher's route.
+    pub route: u16,
+    /// When the turn began in which it was.
+    pub at: Micros,
+}
+
+impl Default for Stamp {
+    fn default() -> Self {
+        Self { route: NO_ROUTE, at: Micros(0) }
+    }
+}
+
 /// What a topic gets in the present turn.
 #[derive(Debug, Default)]
 pub struct Pending {
+    stamp: Stamp,
     sealed: Vec<Piece>,
     open: Vec<u8>,
     open_messages: u32,
@@ -72,6 +90,7 @@ pub struct Batch {
     left_out: Option<Arc<[LeftOut]>>,
     messages: u32,
     wire_len: usize,
+    stamp: Stamp,
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +106,11 @@ impl Pending {
     /// Whether nothing was published.
     pub fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.open.is_empty()
+    }
+
+    /// Says where and when the first of the messages was published; it speaks for the whole batch.
+    pub fn stamp(&mut self, stamp: Stamp) {
+        self.stamp = stamp;
     }
 
     /// Adds one message, for all but `except`.
@@ -124,6 +148,7 @@ impl Pending {
             left_out: (!self.left_out.is_empty()).then(|| self.left_out.drain(..).collect()),
             messages: std::mem::take(&mut self.messages),
             wire_len,
+            stamp: self.stamp,
         }
     }
 
@@ -154,7 +179,7 @@ impl Pieces {
 
 impl Batch {
     /// One message for all.
-    pub fn single(frame: Frame, deflates: bool) -> Self {
+    pub fn single(frame: Frame, deflates: bool, stamp: Stamp) -> Self {
         let wire_len = frame.wire_len();
         Self {
             plain: Pieces::One(Piece::whole(frame, 1)),
@@ -163,6 +188,7 @@ impl Batch {
             left_out: None,
             messages: 1,
             wire_len,
+            stamp,
         }
     }
 
@@ -178,6 +204,8 @@ impl Batch {
 
     /// One batch of several for the same members, in their order: one write to each member instead of one for each.
     pub fn join<'a>(batches: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        // The first was published first.
+        let stamp = batches.clone().next().map(Self::stamp).unwrap_or_default();
         let (mut messages, mut wire_len, mut left_out) = (0, 0, Vec::new());
         for batch in batches.clone() {
             let own = batch.left_out.as_deref().unwrap_or_default();
@@ -194,6 +222,7 @@ impl Batch {
             left_out: (!left_out.is_empty()).then(|| left_out.into()),
             messages,
             wire_len,
+            stamp,
         }
     }
 
@@ -229,6 +258,11 @@ impl Batch {
     /// Bytes in it, as they are without compression.
     pub fn wire_len(&self) -> usize {
         self.wire_len
+    }
+
+    /// Where and when its first message was published.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// Messages in it for one member.

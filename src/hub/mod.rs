@@ -15,7 +15,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use audience::Audience;
-use batch::{Batch, Pending};
+use batch::{Batch, Pending, Stamp};
 
 /// Nobody: the mark of a place in a topic whose member has left while a fan-out was under way, and the end of
 /// a list.
@@ -38,6 +38,8 @@ pub struct Hub {
     pending_bytes: usize,
     /// Bytes of batches that are done with.
     finished_bytes: usize,
+    /// The stamps of batches that the last member has just had.
+    finished: Vec<Stamp>,
     /// Whether some members may have agreed on compression.
     deflates: bool,
     /// Where other workers see which topics have members here.
@@ -142,11 +144,12 @@ impl Hub {
     }
 
     /// Adds a message, as one encoded frame, to what `topic` gets in this turn; all but `except`.
-    pub fn publish(&mut self, topic: &str, frame: batch::FrameRef<'_>, except: Option<u32>) {
+    pub fn publish(&mut self, topic: &str, frame: batch::FrameRef<'_>, except: Option<u32>, stamp: Stamp) {
         let id = self.topic_or_new(topic);
         let topic = &mut self.topics[id as usize];
         if topic.pending.is_empty() {
             self.dirty.push(id);
+            topic.pending.stamp(stamp);
         }
         self.pending_bytes += frame.wire_len();
         topic.pending.push(frame, except);
@@ -207,6 +210,7 @@ impl Hub {
             }
             let topic = job.topic;
             self.finished_bytes += job.batch.wire_len();
+            self.finished.push(job.batch.stamp());
             self.jobs.pop_front();
             self.topics[topic as usize].jobs -= 1;
             self.compact(topic);
@@ -227,6 +231,11 @@ impl Hub {
     /// Bytes of batches that every member here has had, since the last call.
     pub fn take_finished_bytes(&mut self) -> usize {
         std::mem::take(&mut self.finished_bytes)
+    }
+
+    /// The batches that the last member here has had since the last call; those without members are not among them.
+    pub fn drain_finished(&mut self) -> impl Iterator<Item = Stamp> + '_ {
+        self.finished.drain(..)
     }
 
     /// Queues the fan-out of a batch to the members of now.

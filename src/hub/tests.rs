@@ -1,9 +1,9 @@
-use super::batch::FrameRef;
+use super::batch::{FrameRef, Stamp};
 use super::*;
 use crate::proto::Frame;
 
 fn publish(hub: &mut Hub, topic: &str, text: &str) {
-    hub.publish(topic, FrameRef::Shared(&Frame::message(text)), None);
+    hub.publish(topic, FrameRef::Shared(&Frame::message(text)), None, Stamp::default());
 }
 
 /// Everything that is due now: `(member, bytes)` in order.

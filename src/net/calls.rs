@@ -4,11 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tracing::{debug, warn};
 
-use super::entry::Entry;
+use super::entry::{Entry, count_work};
 use super::slots::Key;
 use super::socket::Core;
 use crate::app::{App, Context, OrderRef};
 use crate::conn::{Cause, Ended};
+use crate::hub::batch::Stamp;
 use crate::proto::{Close, CloseCode};
 
 impl Core {
@@ -26,6 +27,9 @@ impl Core {
         let mut context = Context { id, place, orders: &mut self.orders, deflater };
         // The app is used again after a panic: its state is its own affair, as behind a mutex that is not poisoned.
         let outcome = catch_unwind(AssertUnwindSafe(|| callback(app, &mut context)));
+        if let Some(deflater) = entry.conn.deflater(&mut self.bench.pool) {
+            count_work(&self.metrics, deflater.take_work());
+        }
         if outcome.is_err() {
             self.panicked(key);
             self.orders.clear();
@@ -48,7 +52,9 @@ impl Core {
             match order {
                 OrderRef::Publish { topic, frame, others_only } => {
                     self.metrics.published.add(1);
-                    self.hub.publish(topic, frame, others_only.then_some(key.slot));
+                    self.metrics.route(entry.app).published.add(1);
+                    let stamp = Stamp { route: entry.app, at: self.turn_began };
+                    self.hub.publish(topic, frame, others_only.then_some(key.slot), stamp);
                 }
                 OrderRef::Subscribe(topic) if entry.conn.is_open() => {
                     self.hub.subscribe(key.slot, topic);

@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
@@ -13,7 +15,7 @@ use crate::conn::{Conn, Sent};
 use crate::hub::batch::{Batch, deflate};
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
-use crate::proto::deflate::Pool;
+use crate::proto::deflate::{Pool, Work};
 use crate::proto::frame::Piece;
 use crate::proto::handshake::Response;
 
@@ -32,6 +34,8 @@ pub(super) struct Entry {
     pub(super) app: u16,
     /// The PROXY header that it must begin with is still to come.
     pub(super) proxied: bool,
+    /// In seconds since the server started.
+    pub(super) accepted_at: u32,
     /// The socket may hold more than was read.
     pub(super) unread: bool,
     /// The peer has ended its side: read on until that is all there is.
@@ -51,8 +55,24 @@ pub(super) struct Workbench {
 
 impl Workbench {
     pub(super) fn new(config: Deflate) -> Self {
-        Self { pool: Pool::new(config), scratch: Vec::new() }
+        Self { pool: Pool::timed(config, monotonic), scratch: Vec::new() }
     }
+}
+
+/// For what is measured where no turn's clock reading is at hand.
+fn monotonic() -> Duration {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    EPOCH.get_or_init(Instant::now).elapsed()
+}
+
+/// Counts what a compressor did since the last time.
+pub(super) fn count_work(metrics: &WorkerMetrics, work: Work) {
+    if work.input_bytes == 0 {
+        return;
+    }
+    metrics.deflate_input_bytes.add(work.input_bytes);
+    metrics.deflate_output_bytes.add(work.output_bytes);
+    metrics.deflate_nanos.add(u64::try_from(work.time.as_nanos()).unwrap_or(u64::MAX));
 }
 
 /// How a worker's attention to one socket ended.
@@ -67,7 +87,7 @@ pub(super) enum After {
 }
 
 impl Entry {
-    pub(super) fn new(stream: TcpStream, conn: Conn) -> Self {
+    pub(super) fn new(stream: TcpStream, conn: Conn, now: Millis) -> Self {
         Self {
             stream,
             conn,
@@ -75,6 +95,7 @@ impl Entry {
             held: None,
             app: 0,
             proxied: false,
+            accepted_at: u32::try_from(now.0 / 1000).unwrap_or(u32::MAX),
             unread: false,
             eof_ahead: false,
             listed: false,
@@ -103,7 +124,11 @@ impl Entry {
         Workbench { pool, scratch }: &mut Workbench,
     ) -> Delivered {
         let mut pieces = match self.conn.shared_window() {
-            Some(window) => batch.deflated(window, pool),
+            Some(window) => {
+                let pieces = batch.deflated(window, pool);
+                count_work(metrics, pool.take_work(window));
+                pieces
+            }
             None => batch.pieces(),
         };
         let mut messages = batch.messages();
@@ -118,6 +143,7 @@ impl Entry {
         let own;
         if let Some(deflater) = self.conn.own_deflater() {
             own = deflate(pieces, deflater);
+            count_work(metrics, deflater.take_work());
             pieces = &own;
         }
         metrics.due.add(u64::from(messages));

@@ -90,6 +90,7 @@ impl Core {
             debug!(id = %self.id(key), path, peer, "open");
         }
         entry.app = app;
+        self.metrics.route(app).connections.add(1);
         entry.conn.open(self.now, &self.limits);
         self.call(key, entry, |app, cx| app.on_open(cx));
     }

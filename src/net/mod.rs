@@ -8,11 +8,13 @@
 //! | `direct.rs` | reading and writing by system calls of our own |
 //! | `handshake.rs` | a whole request head: a page, a refusal, or the way to an app |
 //! | `calls.rs` | calling an app, and carrying out what it orders |
+//! | `readiness.rs` | whether a load balancer should send clients here |
 //! | `listener.rs` | binding, accepting, running out of descriptors |
 //! | `mailbox.rs` | what workers say to each other |
 //! | `pace.rs`, `addresses.rs` | how many are accepted: each second, and from one address |
 //! | `quotas.rs` | what a connection's age and its messages are held to |
 //! | `proxied.rs` | who a connection from a trusted proxy is for |
+//! | `inspect.rs` | telling about the connections, a few in each turn |
 //! | `slots.rs` | connections by number, and stale events |
 //! | `wheel.rs` | deadlines |
 //! | [`fdtable`] | a descriptor table for each thread |
@@ -23,11 +25,13 @@ mod direct;
 mod entry;
 pub mod fdtable;
 mod handshake;
+pub(crate) mod inspect;
 pub(crate) mod listener;
 pub(crate) mod mailbox;
 pub(crate) mod pace;
 mod proxied;
 mod quotas;
+pub(crate) mod readiness;
 mod slots;
 mod socket;
 mod wheel;

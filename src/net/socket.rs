@@ -16,7 +16,7 @@ use crate::config::{Deflate, Limits, Origins};
 use crate::conn::{Cause, Received, Step};
 use crate::http::Page;
 use crate::hub::Hub;
-use crate::id::{ConnId, Millis};
+use crate::id::{ConnId, Micros, Millis};
 use crate::metrics::WorkerMetrics;
 use crate::proto::handshake::Response;
 use crate::proto::{Close, CloseCode, Status};
@@ -38,6 +38,8 @@ const REPLY_BYTES: usize = 256 * 1024;
 pub(super) struct Core {
     pub(super) worker: u16,
     pub(super) now: Millis,
+    /// The same moment, for what is measured.
+    pub(super) turn_began: Micros,
     pub(super) limits: Limits,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) router: Arc<Router>,
@@ -60,6 +62,7 @@ impl Core {
         Self {
             worker,
             now: Millis(0),
+            turn_began: Micros(0),
             limits: shared.limits.clone(),
             metrics: Arc::clone(&shared.metrics[usize::from(worker)]),
             router: Arc::clone(&shared.router),
@@ -208,6 +211,7 @@ impl Core {
         self.metrics.connections.sub(1);
         if let Some(place) = entry.place.take() {
             self.places.leave(&place);
+            self.metrics.route(entry.app).connections.sub(1);
         }
         debug!(id = %self.id(key), "gone");
     }
@@ -254,6 +258,7 @@ impl Core {
                 }
                 Some(Received::Message(message)) => {
                     self.metrics.messages_in.add(1);
+                    self.metrics.route(entry.app).messages_in.add(1);
                     if entry.conn.deflates() {
                         inflated += message.as_bytes().len();
                     }

@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -19,16 +19,18 @@ use tracing::info;
 
 use super::addresses::Addresses;
 use super::entry::{After, Delivered, Entry};
+use super::inspect::Inspection;
 use super::listener::Listener;
 use super::mailbox::{Mail, Mailbox};
 use super::pace::Pace;
+use super::readiness::ReadinessCell;
 use super::slots::{Key, Slots};
 use super::socket::Core;
 use super::wheel::Wheel;
 use crate::config::{Deflate, Limits, Origins, Proxies};
 use crate::http::Page;
 use crate::hub::audience::Audience;
-use crate::id::Millis;
+use crate::id::{Micros, Millis};
 use crate::metrics::WorkerMetrics;
 use crate::route::Router;
 
@@ -62,12 +64,24 @@ pub(crate) struct Shared {
     pub(crate) proxies: Arc<Proxies>,
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) pace: Pace,
-    /// When the server started: the zero of every worker's clock.
-    pub(crate) started: Instant,
     /// Connections held by all workers.
     pub(crate) connections: AtomicUsize,
     /// Connections that all workers together may hold.
     pub(crate) connections_max: AtomicUsize,
+    /// When the server started: the zero of every worker's time.
+    pub(crate) started: Instant,
+    pub(crate) readiness: ReadinessCell,
+    /// Messages published by threads that are no workers.
+    pub(crate) published_outside: AtomicU64,
+    /// The kernel's names for the workers' threads; 0 before they run.
+    pub(crate) thread_ids: Vec<AtomicU32>,
+}
+
+impl Shared {
+    /// The time since the server started.
+    pub(crate) fn now(&self) -> Micros {
+        Micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
 }
 
 /// One worker, on its own thread. Not `Send`: its sockets exist in this thread's descriptor table alone.
@@ -91,6 +105,10 @@ pub(crate) struct Worker {
     expired: Vec<Key>,
     /// Connections that this worker's table has room for.
     table_max: usize,
+    /// Questions about the connections that are not answered yet.
+    inspections: VecDeque<Inspection>,
+    /// When the last turn ended.
+    turn_ended: Micros,
     stop_at: Option<Millis>,
     /// Whether, at the start of the turn, there was too much to fan out to take in more.
     backlogged: bool,
@@ -114,6 +132,8 @@ impl Worker {
             listeners.push(listener);
         }
         let core = Core::new(index as u16, &shared);
+        let thread_id = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        shared.thread_ids[index].store(thread_id, Ordering::Relaxed);
         Ok(Self {
             index,
             shared,
@@ -129,6 +149,8 @@ impl Worker {
             receivers: Vec::new(),
             expired: Vec::new(),
             table_max,
+            inspections: VecDeque::new(),
+            turn_ended: Micros(0),
             stop_at: None,
             backlogged: false,
         })
@@ -141,11 +163,13 @@ impl Worker {
             let timeout = self.poll_timeout();
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.turn_ended = self.shared.now();
+                    continue;
+                }
                 Err(error) => return Err(error),
             }
-            self.core.now = self.elapsed();
-            self.core.metrics.turns.add(1);
+            self.begin_turn();
             self.backlogged = self.is_backlogged();
             for event in &events {
                 self.event(event);
@@ -155,7 +179,9 @@ impl Worker {
             self.read_ready();
             self.fan_out();
             self.expire_timers();
+            self.inspect();
             self.slots.sweep();
+            self.end_turn();
             if self.is_stopped() {
                 // Whoever has not answered the Close is cut.
                 for key in self.slots.keys() {
@@ -166,14 +192,39 @@ impl Worker {
         }
     }
 
-    fn elapsed(&self) -> Millis {
-        Millis(u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    fn begin_turn(&mut self) {
+        let now = self.shared.now();
+        self.core.turn_began = now;
+        self.core.now = now.into();
+        self.core.metrics.turns.add(1);
+    }
+
+    /// Reads the clock once more: for how long the turn took, for what it brought to an end, and for how long the
+    /// next poll may wait.
+    fn end_turn(&mut self) {
+        let now = self.shared.now();
+        let metrics = &self.core.metrics;
+        metrics.turn_time.record(now.since(self.core.turn_began));
+        for stamp in self.core.hub.drain_finished() {
+            metrics.route(stamp.route).fan_out_time.record(now.since(stamp.at));
+        }
+        self.turn_ended = now;
+    }
+
+    /// Goes on with the oldest question about the connections.
+    fn inspect(&mut self) {
+        if let Some(inspection) = self.inspections.front_mut()
+            && inspection.advance(&mut self.slots, self.core.now)
+        {
+            self.inspections.pop_front();
+        }
     }
 
     /// How long there is nothing to do unless something happens.
     fn poll_timeout(&mut self) -> Option<Duration> {
         let accepts = !self.accepting.is_empty();
-        if self.core.hub.has_work() || accepts && self.accept_at <= self.core.now {
+        let is_busy = self.core.hub.has_work() || !self.inspections.is_empty();
+        if is_busy || accepts && self.accept_at <= self.core.now {
             return Some(Duration::ZERO);
         }
         if !self.ready.is_empty() {
@@ -182,8 +233,7 @@ impl Worker {
         let retries = self.listeners.iter().filter_map(Listener::retry_at);
         let paced = accepts.then_some(self.accept_at);
         let next = retries.chain(self.wheel.next()).chain(self.stop_at).chain(paced).min()?;
-        // From the start of the turn: late by as long as that took, and one clock reading less.
-        Some(Duration::from_millis(next.0.saturating_sub(self.core.now.0)))
+        Some(Duration::from_millis(next.0.saturating_sub(Millis::from(self.turn_ended).0)))
     }
 
     /// Whether any worker has so much to fan out that no more should be taken in.
@@ -253,6 +303,7 @@ impl Worker {
         for item in mail.drain(..) {
             match item {
                 Mail::Publish { topic, batch } => self.core.hub.receive(&topic, batch),
+                Mail::Inspect(inspection) => self.inspections.push_back(inspection),
                 Mail::Shutdown => self.stop(),
             }
         }

@@ -6,7 +6,7 @@ use super::signals;
 use super::start::start;
 use super::{Handle, RunError, StartError};
 use crate::app::App;
-use crate::config::{Config, Deflate, DescriptorTables, Limits, Origins};
+use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Limits, Origins};
 use crate::http::Page;
 use crate::route::{InvalidRoute, Router};
 
@@ -70,6 +70,13 @@ impl Builder {
     #[must_use]
     pub fn descriptor_tables(mut self, tables: DescriptorTables) -> Self {
         self.config.tables = tables;
+        self
+    }
+
+    /// Shows metrics, health and connections there; nowhere unless this is called.
+    #[must_use]
+    pub fn admin(mut self, address: AdminAddress) -> Self {
+        self.config.admin = Some(address);
         self
     }
 

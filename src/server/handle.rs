@@ -3,12 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use super::Ceiling;
-use crate::hub::batch::Batch;
-use crate::metrics::Metrics;
+use super::watch::Watch;
+use crate::admin::Admin;
+use crate::config::AdminAddress;
+use crate::hub::batch::{Batch, Stamp};
+use crate::metrics::{Metrics, NO_ROUTE};
 use crate::net::mailbox::Mail;
+use crate::net::readiness::Readiness;
 use crate::net::worker::Shared;
 use crate::proto::{Frame, Message};
 
@@ -19,6 +24,8 @@ pub struct Handle {
     pub(super) threads: Vec<JoinHandle<io::Result<()>>>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) ceiling: Ceiling,
+    pub(super) admin: Option<Admin>,
+    pub(super) watch: Option<Watch>,
 }
 
 /// Publishes to a running server, or stops it, from any thread. Cheap to clone.
@@ -31,6 +38,11 @@ impl Handle {
     /// The addresses that are listened on.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where the admin listener is; empty without one.
+    pub fn admin_addresses(&self) -> &[AdminAddress] {
+        self.admin.as_ref().map_or(&[], |admin| &admin.addresses)
     }
 
     /// Worker threads.
@@ -58,6 +70,16 @@ impl Handle {
         Remote { shared: Arc::clone(&self.shared) }
     }
 
+    /// Where the server is in its life.
+    pub fn readiness(&self) -> Readiness {
+        self.shared.readiness.get()
+    }
+
+    /// Says where it is, for `/readyz`; see [`Remote::set_readiness`].
+    pub fn set_readiness(&self, readiness: Readiness) {
+        self.shared.readiness.advance(readiness);
+    }
+
     /// Stops accepting, closes every connection with 1001 behind what is queued for it, and waits for the end:
     /// at most 5 seconds.
     ///
@@ -80,6 +102,13 @@ impl Handle {
             let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
             outcome = outcome.and(ended);
         }
+        if let Some(watch) = self.watch {
+            watch.stop();
+        }
+        // Last, so that the end of the others can be watched.
+        if let Some(admin) = self.admin {
+            admin.stop();
+        }
         outcome
     }
 }
@@ -88,15 +117,28 @@ impl Remote {
     /// Sends a message to all members of a topic, on every worker.
     pub fn publish<'m>(&self, topic: &str, message: impl Into<Message<'m>>) {
         let topic: Arc<str> = Arc::from(topic);
-        let batch = Batch::single(Frame::message(message), self.shared.deflate.is_some());
+        let stamp = Stamp { route: NO_ROUTE, at: self.shared.now() };
+        self.shared.published_outside.fetch_add(1, Ordering::Relaxed);
+        let batch = Batch::single(Frame::message(message), self.shared.deflate.is_some(), stamp);
         for mailbox in &self.shared.mailboxes {
             mailbox.add_backlog(batch.wire_len());
             mailbox.post(Mail::Publish { topic: Arc::clone(&topic), batch: batch.clone() });
         }
     }
 
+    /// Where the server is in its life.
+    pub fn readiness(&self) -> Readiness {
+        self.shared.readiness.get()
+    }
+
+    /// Says where it is, for `/readyz`. It only goes forward: who drains is not ready again.
+    pub fn set_readiness(&self, readiness: Readiness) {
+        self.shared.readiness.advance(readiness);
+    }
+
     /// Begins a shutdown, as [`Handle::shutdown`] does, without waiting for its end.
     pub fn shutdown(&self) {
+        self.set_readiness(Readiness::Draining);
         for mailbox in &self.shared.mailboxes {
             mailbox.post(Mail::Shutdown);
         }

@@ -3,14 +3,17 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::ceiling::{Ceiling, table_max};
+use super::watch::Watch;
 use super::{Builder, Handle, Remote, StartError};
+use crate::admin::{self, Admin, View};
 use crate::config::{Config, DescriptorTables};
+use crate::http::Page;
 use crate::hub::audience::Audience;
 use crate::metrics::WorkerMetrics;
 use crate::net::addresses::Addresses;
@@ -18,7 +21,9 @@ use crate::net::fdtable;
 use crate::net::listener;
 use crate::net::mailbox::Mailbox;
 use crate::net::pace::Pace;
+use crate::net::readiness::{Readiness, ReadinessCell};
 use crate::net::worker::{Shared, Worker};
+use crate::route::Router;
 
 /// What a worker's thread says while it starts.
 enum Report {
@@ -45,26 +50,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         config.threads = thread::available_parallelism().map_or(1, usize::from);
     }
     let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
-    let shared = Arc::new(Shared {
-        audience: Arc::new(Audience::new(config.threads)),
-        mailboxes: (0..config.threads)
-            .map(|_| Mailbox::new())
-            .collect::<Result<_, _>>()
-            .map_err(StartError::System)?,
-        metrics: (0..config.threads).map(|_| Arc::new(WorkerMetrics::default())).collect(),
-        router: Arc::new(router),
-        pages: pages.into(),
-        limits: config.limits.clone(),
-        origins: config.origins.clone(),
-        deflate: config.deflate,
-        backlog: config.backlog,
-        proxies: Arc::new(config.proxies.clone()),
-        addresses: Arc::new(Addresses::new(config.max_conns_per_ip)),
-        pace: Pace::new(config.accept_rate),
-        started: Instant::now(),
-        connections: AtomicUsize::new(0),
-        connections_max: AtomicUsize::new(0),
-    });
+    let shared = Arc::new(share(&config, router, pages).map_err(StartError::System)?);
 
     // Every thread first parts with the common table; only then are addresses bound, so that no table has a
     // copy of another's sockets.
@@ -83,10 +69,18 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
 
     // Dropping `goes` on an error lets the threads end.
     let (addresses, reserved) = reserve(&config.listen)?;
+    let view = View {
+        shared: Arc::clone(&shared),
+        config: config.clone(),
+        private_tables: ceiling.tables > 1,
+        descriptors,
+    };
+    let admin = open_admin(view)?;
+    let watch = Watch::start(Arc::clone(&shared));
     for go in goes {
         let _ = go.send(Go { addresses: addresses.clone(), table_max: table_max(descriptors) });
     }
-    let handle = Handle { shared, threads, addresses, ceiling };
+    let handle = Handle { shared, threads, addresses, ceiling, admin, watch };
     for _ in 0..config.threads {
         let failure = match reports.recv() {
             Ok(Report::Opened(Ok(()))) | Ok(Report::Table(_)) => continue,
@@ -97,7 +91,34 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         return Err(failure);
     }
     drop(reserved);
+    handle.set_readiness(Readiness::Ready);
     Ok(handle)
+}
+
+/// What the workers of a server have in common.
+fn share(config: &Config, router: Router, pages: Vec<Page>) -> io::Result<Shared> {
+    Ok(Shared {
+        audience: Arc::new(Audience::new(config.threads)),
+        mailboxes: (0..config.threads).map(|_| Mailbox::new()).collect::<Result<_, _>>()?,
+        metrics: (0..config.threads)
+            .map(|_| Arc::new(WorkerMetrics::with_routes(router.names().len())))
+            .collect(),
+        router: Arc::new(router),
+        pages: pages.into(),
+        limits: config.limits.clone(),
+        origins: config.origins.clone(),
+        deflate: config.deflate,
+        backlog: config.backlog,
+        proxies: Arc::new(config.proxies.clone()),
+        addresses: Arc::new(Addresses::new(config.max_conns_per_ip)),
+        pace: Pace::new(config.accept_rate),
+        connections: AtomicUsize::new(0),
+        connections_max: AtomicUsize::new(0),
+        started: Instant::now(),
+        readiness: ReadinessCell::default(),
+        published_outside: AtomicU64::new(0),
+        thread_ids: (0..config.threads).map(|_| AtomicU32::new(0)).collect(),
+    })
 }
 
 fn check(config: &Config) -> Result<(), StartError> {
@@ -118,6 +139,14 @@ fn check(config: &Config) -> Result<(), StartError> {
         return Err(StartError::Setting("no address to listen on"));
     }
     Ok(())
+}
+
+/// The admin listener, if one is configured. It answers from here on, so that who asks whether the server is ready
+/// hears that it is not, yet.
+fn open_admin(view: View) -> Result<Option<Admin>, StartError> {
+    let Some(address) = view.config.admin.clone() else { return Ok(None) };
+    let bound = admin::bind(&address).map_err(|error| StartError::Admin(address, error))?;
+    bound.serve(view).map(Some).map_err(StartError::System)
 }
 
 type Reserved = (Vec<SocketAddr>, Vec<socket2::Socket>);

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of the vocabulary")]
 
+pub(crate) mod admin;
 mod client;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Frame};
 pub(crate) use wire::*;
-use wsd::{App, Builder, Handle, Limits, Metrics, Remote, Server};
+use wsd::{AdminAddress, App, Builder, Handle, Limits, Metrics, Remote, Server};
 
 /// How long anything may take before it counts as never: no test waits so long unless it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
@@ -69,6 +70,19 @@ impl Running {
 
     pub(crate) fn metrics(&self) -> Metrics {
         self.handle.as_ref().expect("not finished").metrics()
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        self.handle.as_ref().expect("not finished")
+    }
+
+    /// Where the admin listener is, which must have been asked for.
+    #[track_caller]
+    pub(crate) fn admin(&self) -> SocketAddr {
+        match self.handle().admin_addresses() {
+            [AdminAddress::Tcp(address)] => address.parse().expect("an address"),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// A TCP connection.

@@ -64,11 +64,18 @@ impl Program {
 
     /// The addresses of its line.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        let words = self.ready.split([' ', ',']);
+        let words = self.ready.split([' ', ',', '\n']);
         words
             .filter_map(|word| word.strip_prefix("http://"))
             .map(|it| it.parse().expect("an address"))
             .collect()
+    }
+
+    /// The address of the admin listener, which must have been asked for.
+    #[track_caller]
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let (_, admin) = self.ready.trim_end().split_once("admin on http://").expect("it was asked for");
+        admin.parse().expect("an address")
     }
 
     pub(crate) fn connect(&self) -> Client {

@@ -10,7 +10,7 @@ use proptest::{option, prop_assert, prop_assert_eq, proptest};
 use wsd::Deflate;
 use wsd::hub::Hub;
 use wsd::hub::audience::Audience;
-use wsd::hub::batch::{Batch, FrameRef};
+use wsd::hub::batch::{Batch, FrameRef, Stamp};
 use wsd::proto::Frame;
 use wsd::proto::deflate::{Pool, Window};
 
@@ -174,7 +174,7 @@ fn carry_out(hub: &mut Hub, model: &mut Model, number: usize, order: &Order) {
             } else {
                 FrameRef::Bytes(frame.as_bytes())
             };
-            hub.publish(topic, shared, except);
+            hub.publish(topic, shared, except, Stamp::default());
             model.pending.entry(topic).or_default().push((frame.as_bytes().to_vec(), except));
         }
         Order::Seal => {
@@ -192,7 +192,7 @@ fn carry_out(hub: &mut Hub, model: &mut Model, number: usize, order: &Order) {
         Order::Receive(topic) => {
             let mut elsewhere = Hub::default();
             let frame = frame_of(number, 5);
-            elsewhere.publish(topic, FrameRef::Shared(&frame), Some(1));
+            elsewhere.publish(topic, FrameRef::Shared(&frame), Some(1), Stamp::default());
             elsewhere.seal(|topic, batch| hub.receive(topic, batch.for_other_workers()));
             model.start(topic, vec![(frame.as_bytes().to_vec(), None)]);
         }

@@ -106,7 +106,7 @@ impl Worker {
         let key = self.slots.next_key();
         // Golden-ratio steps: neighbours get timers far apart.
         let jitter = (key.generation.wrapping_mul(0x9E37_79B9) >> 24) as u8;
-        let mut entry = Entry::new(stream, Conn::new(now, &self.shared.limits, jitter));
+        let mut entry = Entry::new(stream, Conn::new(now, &self.shared.limits, jitter), now);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(entry.stream_mut(), key.token(), interest) {
             self.shared.connections.fetch_sub(1, Ordering::Relaxed);
