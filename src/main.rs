@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    match cli.server().run_with(announce) {
+    match cli.server().map_err(RunError::Start).and_then(|server| server.run_with(announce)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ RunError::Start(StartError::Route(_) | StartError::Setting(_))) => {
             fail(EXIT_USAGE, &format!("wsd: {error}; see wsd --help"))

@@ -20,7 +20,7 @@ const LAYERS: [&[&str]; 10] = [
     &["conn"],
     &["hub"],
     &["proto"],
-    &["id", "config", "metrics"],
+    &["id", "config", "metrics", "state"],
 ];
 
 /// The binary, and the root that names every layer.

@@ -35,6 +35,8 @@ pub(super) struct Entry {
     pub(super) eof_ahead: bool,
     /// On the worker's ready list.
     pub(super) listed: bool,
+    /// To be closed as soon as it is open.
+    pub(super) leaving: bool,
     /// When the wheel will look at it.
     pub(super) timer_at: Millis,
 }
@@ -74,6 +76,7 @@ impl Entry {
             unread: false,
             eof_ahead: false,
             listed: false,
+            leaving: false,
             timer_at: Millis::NEVER,
         }
     }

@@ -18,8 +18,12 @@ use crate::hub::batch::Batch;
 pub(crate) enum Mail {
     /// To be delivered to the topic's members there.
     Publish { topic: Arc<str>, batch: Batch },
+    /// Let the connections go, bit by bit, and end.
+    Drain,
     /// Stop accepting, close every connection, and end.
     Shutdown,
+    /// Nothing but a turn of the loop, as a sign of life.
+    Nudge,
 }
 
 /// One worker's mailbox. The descriptor is opened before any thread has a table of its own, and closed after all

@@ -14,11 +14,13 @@
 //! | [`fdtable`] | a descriptor table for each thread |
 
 mod calls;
+mod drain;
 mod entry;
 pub mod fdtable;
 mod handshake;
 pub(crate) mod listener;
 pub(crate) mod mailbox;
+pub mod probe;
 mod slots;
 mod socket;
 mod wheel;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tracing::debug;
 
+use super::drain::Farewell;
 use super::entry::{After, Delivered, Entry, Workbench};
 use super::slots::Key;
 use super::worker::Shared;
@@ -21,6 +22,7 @@ use crate::metrics::WorkerMetrics;
 use crate::proto::handshake::Response;
 use crate::proto::{Close, CloseCode, Status};
 use crate::route::Router;
+use crate::state::SharedState;
 
 /// The worker's one read buffer, and with it what a connection may have read in one turn: a chatty peer starves
 /// nobody. A read that does not fill it has emptied the socket.
@@ -51,7 +53,10 @@ pub(super) struct Core {
     pub(super) bench: Workbench,
     pub(super) orders: Orders,
     pub(super) places: HashSet<Rc<Place>>,
-    pub(super) draining: bool,
+    /// Whom to tell what when a drain closes it.
+    pub(super) drain: Farewell,
+    pub(super) state: Arc<SharedState>,
+    pub(super) stopping: bool,
 }
 
 impl Core {
@@ -71,7 +76,9 @@ impl Core {
             deflate: shared.deflate,
             bench: Workbench::new(shared.deflate.unwrap_or_default()),
             places: HashSet::new(),
-            draining: false,
+            drain: Farewell::new(&shared.drain),
+            state: Arc::clone(&shared.state),
+            stopping: false,
         }
     }
 
@@ -169,6 +176,16 @@ impl Core {
         } else {
             self.close(key, entry, &Close::new(CloseCode::GOING_AWAY, "server is stopping"));
         }
+        self.settle(key, entry)
+    }
+
+    /// A drain has come to this connection: closes it behind what is queued for it.
+    pub(super) fn let_go(&mut self, key: Key, entry: &mut Entry) -> After {
+        if entry.conn.is_handshaking() {
+            entry.leaving = true;
+            return After::Wait;
+        }
+        self.close(key, entry, &self.drain.goodbye(key));
         self.settle(key, entry)
     }
 

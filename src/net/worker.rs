@@ -4,10 +4,11 @@
 //! part of the fan-out. Work that is left over makes the next poll return at once.
 
 mod accept;
+mod drain;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,17 +18,19 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use tracing::info;
 
+use super::drain::Draining;
 use super::entry::{After, Delivered, Entry};
 use super::listener::Listener;
 use super::mailbox::{Mail, Mailbox};
 use super::slots::{Key, Slots};
 use super::socket::Core;
 use super::wheel::Wheel;
-use crate::config::{Deflate, Limits, Origins};
+use crate::config::{Deflate, Drain, Limits, Origins};
 use crate::http::Page;
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
 use crate::route::Router;
+use crate::state::{SharedState, State};
 
 /// Deliveries in one turn. At 2 to 6 us each, other connections wait for about a millisecond.
 const DELIVERIES_PER_TURN: usize = 256;
@@ -55,10 +58,26 @@ pub(crate) struct Shared {
     pub(crate) origins: Origins,
     pub(crate) deflate: Option<Deflate>,
     pub(crate) backlog: u32,
+    /// Listening sockets from elsewhere, in every descriptor table under the same number.
+    pub(crate) inherited: Vec<TcpListener>,
+    pub(crate) drain: Drain,
+    pub(crate) state: Arc<SharedState>,
+    /// Workers of which a drain has left nothing.
+    pub(crate) drained: AtomicUsize,
     /// Connections held by all workers.
     pub(crate) connections: AtomicUsize,
     /// Connections that all workers together may hold.
     pub(crate) connections_max: AtomicUsize,
+}
+
+impl Shared {
+    /// Tells every worker to stop.
+    pub(crate) fn shut_down(&self) {
+        self.state.advance(State::Draining);
+        for mailbox in &self.mailboxes {
+            mailbox.post(Mail::Shutdown);
+        }
+    }
 }
 
 /// One worker, on its own thread. Not `Send`: its sockets exist in this thread's descriptor table alone.
@@ -79,6 +98,7 @@ pub(crate) struct Worker {
     /// Connections that this worker's table has room for.
     table_max: usize,
     started: Instant,
+    draining: Option<Draining>,
     stop_at: Option<Millis>,
     /// Whether, at the start of the turn, there was too much to fan out to take in more.
     backlogged: bool,
@@ -96,10 +116,14 @@ impl Worker {
         let mailbox = shared.mailboxes[index].as_raw_fd();
         poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
         let mut listeners = Vec::with_capacity(addresses.len());
-        for (number, &address) in addresses.iter().enumerate() {
-            let mut listener = Listener::open(address, shared.backlog)?;
-            poll.registry().register(&mut listener.socket, Token(number), Interest::READABLE)?;
-            listeners.push(listener);
+        for &address in addresses {
+            listeners.push(Listener::open(address, shared.backlog)?);
+        }
+        for socket in &shared.inherited {
+            listeners.push(Listener::inherit(socket)?);
+        }
+        for (number, listener) in listeners.iter_mut().enumerate() {
+            listener.register(poll.registry(), Token(number))?;
         }
         let core = Core::new(index as u16, &shared);
         Ok(Self {
@@ -116,6 +140,7 @@ impl Worker {
             expired: Vec::new(),
             table_max,
             started: Instant::now(),
+            draining: None,
             stop_at: None,
             backlogged: false,
         })
@@ -140,8 +165,10 @@ impl Worker {
             self.read_mail();
             self.read_ready();
             self.fan_out();
+            self.go_on_draining();
             self.expire_timers();
             self.slots.sweep();
+            self.tell_if_drained();
             if self.is_stopped() {
                 // Whoever has not answered the Close is cut.
                 for key in self.slots.keys() {
@@ -165,7 +192,8 @@ impl Worker {
             return Some(if self.is_backlogged() { BACKLOG_PAUSE } else { Duration::ZERO });
         }
         let retries = self.listeners.iter().filter_map(Listener::retry_at);
-        let next = retries.chain(self.wheel.next()).chain(self.stop_at).min()?;
+        let drain = self.draining.as_ref().map(Draining::next);
+        let next = retries.chain(self.wheel.next()).chain(drain).chain(self.stop_at).min()?;
         Some(Duration::from_millis(next.0.saturating_sub(self.elapsed().0)))
     }
 
@@ -236,7 +264,9 @@ impl Worker {
         for item in mail.drain(..) {
             match item {
                 Mail::Publish { topic, batch } => self.core.hub.receive(&topic, batch),
+                Mail::Drain => self.drain(),
                 Mail::Shutdown => self.stop(),
+                Mail::Nudge => {}
             }
         }
         self.mail = mail;
@@ -313,22 +343,35 @@ impl Worker {
             return;
         }
         info!(worker = self.index, connections = self.slots.len(), "stopping");
-        // Connections still in a queue would be reset when it is closed.
-        for number in 0..self.listeners.len() {
-            while self.accept_some(number) {}
-        }
-        self.listeners.clear();
-        self.core.draining = true;
+        self.close_listeners();
+        self.draining = None;
+        self.core.stopping = true;
         self.stop_at = Some(self.core.now.after(SHUTDOWN_TIME));
+        self.fan_out_all();
+        for key in self.slots.keys() {
+            self.attend(key, Core::stop);
+        }
+    }
+
+    /// Delivers all that was published so far.
+    fn fan_out_all(&mut self) {
         loop {
             self.fan_out();
             if !self.core.hub.has_work() {
                 break;
             }
         }
-        for key in self.slots.keys() {
-            self.attend(key, Core::stop);
+    }
+
+    fn close_listeners(&mut self) {
+        // Connections still in a queue would be reset when it is closed. Where others hold it too, those of which we
+        // were told, and nobody else was, are ours; later ones are theirs.
+        for number in 0..self.listeners.len() {
+            self.listeners[number].deregister(self.poll.registry());
+            while self.accept_some(number) {}
         }
+        self.listeners.clear();
+        self.accepting.clear();
     }
 
     fn is_stopped(&self) -> bool {

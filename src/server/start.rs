@@ -2,19 +2,21 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use super::ceiling::{Ceiling, table_max};
-use super::{Builder, Handle, Remote, StartError};
+use super::{Builder, Handle, StartError};
 use crate::config::{Config, DescriptorTables};
 use crate::metrics::WorkerMetrics;
 use crate::net::fdtable;
 use crate::net::listener;
 use crate::net::mailbox::Mailbox;
 use crate::net::worker::{Shared, Worker};
+use crate::proto::CloseCode;
+use crate::state::State;
 
 /// What a worker's thread says while it starts.
 enum Report {
@@ -32,11 +34,11 @@ struct Go {
 
 /// Starts a server, and returns when it accepts connections on all its addresses.
 pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
-    let Builder { mut config, router, pages, invalid } = builder;
+    let Builder { mut config, router, pages, listeners, invalid, .. } = builder;
     if let Some(error) = invalid {
         return Err(StartError::Route(error));
     }
-    check(&config)?;
+    check(&config, &listeners)?;
     if config.threads == 0 {
         config.threads = thread::available_parallelism().map_or(1, usize::from);
     }
@@ -53,6 +55,10 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         origins: config.origins.clone(),
         deflate: config.deflate,
         backlog: config.backlog,
+        inherited: listeners,
+        drain: config.drain,
+        state: Arc::default(),
+        drained: AtomicUsize::new(0),
         connections: AtomicUsize::new(0),
         connections_max: AtomicUsize::new(0),
     });
@@ -73,9 +79,12 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     shared.connections_max.store(ceiling.connections, Ordering::Relaxed);
 
     // Dropping `goes` on an error lets the threads end.
-    let (addresses, reserved) = reserve(&config.listen)?;
+    let (mut addresses, reserved) = reserve(&config.listen)?;
     for go in goes {
         let _ = go.send(Go { addresses: addresses.clone(), table_max: table_max(descriptors) });
+    }
+    for socket in &shared.inherited {
+        addresses.push(socket.local_addr().map_err(StartError::System)?);
     }
     let handle = Handle { shared, threads, addresses, ceiling };
     for _ in 0..config.threads {
@@ -88,10 +97,11 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         return Err(failure);
     }
     drop(reserved);
+    handle.shared.state.advance(State::Ready);
     Ok(handle)
 }
 
-fn check(config: &Config) -> Result<(), StartError> {
+fn check(config: &Config, listeners: &[TcpListener]) -> Result<(), StartError> {
     if config.threads > usize::from(u16::MAX) {
         return Err(StartError::Setting("there can be at most 65535 threads"));
     }
@@ -100,7 +110,18 @@ fn check(config: &Config) -> Result<(), StartError> {
     {
         return Err(StartError::Setting("deflate windows are 9 to 15 bits, and levels 1 to 9"));
     }
-    if config.listen.is_empty() {
+    let drain = &config.drain;
+    if drain.timeout < drain.grace.saturating_add(drain.spread) {
+        return Err(StartError::Setting(
+            "--drain-timeout must be at least --drain-grace and --drain-spread together",
+        ));
+    }
+    if CloseCode::new(drain.code).is_none() {
+        return Err(StartError::Setting(
+            "--drain-code must be one that a server may send: 1000 to 1003, 1007 to 1014, 3000 to 4999",
+        ));
+    }
+    if config.listen.is_empty() && listeners.is_empty() {
         return Err(StartError::Setting("no address to listen on"));
     }
     Ok(())
@@ -159,7 +180,7 @@ struct StopOnExit(Arc<Shared>);
 
 impl Drop for StopOnExit {
     fn drop(&mut self) {
-        Remote { shared: Arc::clone(&self.0) }.shutdown();
+        self.0.shut_down();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use mio::Interest;
+use mio::{Interest, Token};
 use tracing::warn;
 
 use super::Worker;
@@ -24,7 +24,13 @@ impl Worker {
         let mut numbers = std::mem::take(&mut self.accepting);
         numbers.sort_unstable();
         numbers.dedup();
-        numbers.retain(|&number| number < self.listeners.len() && self.accept_some(number));
+        numbers.retain(|&number| {
+            let more = number < self.listeners.len() && self.accept_some(number);
+            if !more && let Some(listener) = self.listeners.get_mut(number) {
+                listener.rotate(self.poll.registry(), Token(number));
+            }
+            more
+        });
         self.accepting = numbers;
     }
 
