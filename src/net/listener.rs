@@ -154,9 +154,8 @@ impl Listener {
         if !self.inherited {
             return registry.register(&mut self.socket, token, Interest::READABLE);
         }
-        let socket = std::os::fd::AsFd::as_fd(&self.socket);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET | epoll::EventFlags::EXCLUSIVE;
-        Ok(epoll::add(registry, socket, epoll::EventData::new_u64(token.0 as u64), flags)?)
+        Ok(epoll::add(registry, &self.socket, epoll::EventData::new_u64(token.0 as u64), flags)?)
     }
 
     /// Lets those with whom the socket is shared have the next connection: of all that wait for one the kernel wakes
@@ -172,7 +171,11 @@ impl Listener {
     /// Asks for no more events. Closing our descriptor would not do it where there are others for the same socket:
     /// they would go on waking us instead of those who accept.
     pub(crate) fn deregister(&mut self, registry: &Registry) {
-        let _ = registry.deregister(&mut self.socket);
+        let _ = if self.inherited {
+            epoll::delete(registry, &self.socket).map_err(io::Error::from)
+        } else {
+            registry.deregister(&mut self.socket)
+        };
     }
 
     /// Takes one connection off the queue.
