@@ -1,8 +1,10 @@
 //! Asks a server over plain HTTP how it is: the client of `/healthz` and `/readyz`, for machines without curl.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use super::listener::resolve;
 
 /// More than the head of any answer that tells a state.
 const ANSWER_BYTES_MAX: usize = 4096;
@@ -36,7 +38,7 @@ pub fn status(host: &str, path: &str, timeout: Duration) -> io::Result<u16> {
 fn connect(host: &str, deadline: Instant) -> io::Result<TcpStream> {
     // A name without a port, or an IPv6 address in brackets without one.
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let addresses = if has_port { host.to_socket_addrs() } else { format!("{host}:80").to_socket_addrs() };
+    let addresses = if has_port { resolve(host) } else { resolve(&format!("{host}:80")) };
     let mut outcome = Err(io::ErrorKind::NotFound.into());
     for address in addresses? {
         match TcpStream::connect_timeout(&to_loopback(address), left(deadline)?) {
