@@ -426,6 +426,35 @@ fn who_comes_between_two_servers_waits_for_the_second() {
     }
 }
 
+/// What the Dockerfile sets is taken, and done before `docker stop` loses its patience after 10 seconds.
+#[test]
+fn the_settings_of_the_image_are_sound() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Dockerfile");
+    let file = std::fs::read_to_string(path).expect("it is there");
+    let words = file.split_whitespace().filter_map(|word| word.split_once('='));
+    let settings: Vec<_> = words.filter(|(name, _)| name.starts_with("WSD_")).collect();
+    assert!(settings.len() >= 4, "{settings:?}");
+    let mut command = wsd(&["--print-limits"]);
+    command.envs(settings.iter().copied());
+    let output = run(command);
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let line = printed.lines().find(|line| line.starts_with("--drain-timeout")).expect("its line");
+    let value = line.split_whitespace().nth(1).expect("a value");
+    let seconds: u64 = value.strip_suffix('s').and_then(|value| value.parse().ok()).expect("seconds");
+    assert!(seconds < 10, "{value}");
+    // The same for a server with these settings and the check that the image makes, on a port of this machine.
+    assert!(file.contains(r#"CMD ["/wsd", "health"]"#));
+    let mut command = wsd(&[]);
+    command.envs(settings.iter().copied()).env("WSD_LISTEN", "0.0.0.0:0");
+    let mut program = Program::start(command);
+    let mut check = wsd(&["health"]);
+    check.envs(settings).env("WSD_LISTEN", program.addresses()[0].to_string());
+    assert_eq!(run(check).status.code(), Some(0));
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait().code(), Some(0));
+}
+
 #[test]
 fn the_unit_files_are_sound() {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd");
