@@ -121,6 +121,35 @@ impl Proxies {
     }
 }
 
+/// How a server lets its connections go when another takes over: [`Handle::drain`](crate::Handle::drain), and SIGTERM
+/// in the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Drain {
+    /// From the moment `/readyz` says no to the end of accepting: a balancer needs as long to notice.
+    pub grace: Duration,
+    /// Then connections are closed, evenly over this time: their clients come back no faster.
+    pub spread: Duration,
+    /// From the beginning to the end, whoever is left. At least grace and spread together.
+    pub timeout: Duration,
+    /// The close code, of those that a server may send.
+    pub code: u16,
+    /// The wait before reconnecting that the reason asks for, as `retry=` and milliseconds: for each client another
+    /// one, between a half of this and one and a half.
+    pub retry: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(5),
+            spread: Duration::from_secs(60),
+            timeout: Duration::from_secs(120),
+            code: 1012,
+            retry: Duration::from_secs(4),
+        }
+    }
+}
+
 /// How a server is laid out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
@@ -150,6 +179,8 @@ pub struct Config {
     pub deflate: Option<Deflate>,
     /// Where metrics, health and connections can be looked at; `None` for nowhere.
     pub admin: Option<AdminAddress>,
+    /// How connections are let go for a successor.
+    pub drain: Drain,
 }
 
 impl Default for Config {
@@ -167,6 +198,7 @@ impl Default for Config {
             origins: Origins::default(),
             deflate: None,
             admin: None,
+            drain: Drain::default(),
         }
     }
 }

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             log.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
         }
     }
-    match cli.server().run_with(announce) {
+    match cli.server().map_err(RunError::Start).and_then(|server| server.run_with(announce)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ RunError::Start(StartError::Route(_) | StartError::Setting(_))) => {
             fail(EXIT_USAGE, &format!("wsd: {error}; see wsd --help"))

@@ -13,7 +13,7 @@ use common::admin::{Answer, Scrape, ask, exchange, get};
 use common::{Client, PATIENCE, Running, calm, text, wait_until};
 use serde_json::Value;
 use wsd::apps::{Broadcast, Echo};
-use wsd::{AdminAddress, Builder, Deflate, Limits, Readiness, Server, StartError};
+use wsd::{AdminAddress, Builder, Deflate, Limits, Server, StartError};
 
 fn server(threads: usize) -> Builder {
     let admin = AdminAddress::Tcp("127.0.0.1:0".to_owned());
@@ -30,12 +30,11 @@ fn health_readiness_and_what_is_not_there() {
     let server = Running::start(server(1));
     let admin = server.admin();
     assert_eq!((get(admin, "/healthz").status, get(admin, "/healthz").body.as_str()), (200, "ok\n"));
-    assert_eq!((get(admin, "/readyz").status, get(admin, "/readyz").body.as_str()), (200, "ready\n"));
+    assert_eq!((get(admin, "/readyz").status, get(admin, "/readyz").body.as_str()), (200, "ready"));
     assert!(get(admin, "/").body.contains("/metrics"));
     assert_eq!(get(admin, "/nope").status, 404);
-    server.handle().set_readiness(Readiness::Draining);
-    server.handle().set_readiness(Readiness::Ready);
-    assert_eq!((get(admin, "/readyz").status, get(admin, "/readyz").body.as_str()), (503, "draining\n"));
+    server.remote().drain();
+    assert_eq!((get(admin, "/readyz").status, get(admin, "/readyz").body.as_str()), (503, "draining"));
     assert_eq!(get(admin, "/healthz").status, 200, "it is alive while it drains");
     assert_eq!(Scrape::of(admin).value("wsd_ready"), 0.0);
     assert_eq!(get(server.address, "/metrics").status, 404, "nothing of this on the public port");

@@ -19,7 +19,7 @@ use wsd::{App, Context, Deflate, Limits, Message, Server};
 
 /// Each flag of `--print-limits`, and the tests that hold what it says.
 #[rustfmt::skip]
-const HELD_BY: [(&str, &str); 43] = [
+const HELD_BY: [(&str, &str); 54] = [
     ("--max-conns", "tests/lifecycle.rs::the_ceiling_holds_at_the_limit_and_one_more"),
     ("--max-conns-per-ip", "tests/admission.rs::an_address_may_hold_so_many_connections_and_not_one_more"),
     ("--max-conns-per-ip", "src/net/addresses.rs::an_ipv6_network_of_64_bits_is_one_client"),
@@ -63,6 +63,17 @@ const HELD_BY: [(&str, &str); 43] = [
     ("--deflate-window", "tests/limits.rs::the_window_is_the_smaller_of_what_is_offered_and_the_limit"),
     ("--deflate-window", "tests/limits.rs::what_no_limit_can_be_is_refused"),
     ("--deflate-takeover", "tests/limits.rs::compression_is_for_those_who_offer_it_where_it_is_on"),
+    ("--drain-grace", "src/net/drain.rs::everyone_is_told_once_in_order_and_evenly"),
+    ("--drain-grace", "tests/drain.rs::after_the_grace_nobody_is_accepted"),
+    ("--drain-grace", "tests/drain.rs::the_grace_is_kept_even_if_nobody_is_there"),
+    ("--drain-spread", "src/net/drain.rs::everyone_is_told_once_in_order_and_evenly"),
+    ("--drain-spread", "tests/drain.rs::a_thousand_clients_are_let_go_with_a_hint_and_lose_nothing"),
+    ("--drain-timeout", "src/net/drain.rs::a_late_turn_makes_up_for_what_was_missed"),
+    ("--drain-timeout", "tests/drain.rs::the_timeout_ends_it_whoever_is_left"),
+    ("--drain-timeout", "tests/drain.rs::settings_that_cannot_be_kept_are_refused"),
+    ("--drain-code", "tests/drain.rs::the_code_is_a_setting_and_the_state_can_be_asked_for"),
+    ("--drain-code", "tests/limits.rs::what_no_limit_can_be_is_refused"),
+    ("--drain-retry", "src/net/drain.rs::hints_are_within_bounds_and_differ"),
 ];
 
 #[test]
@@ -94,6 +105,7 @@ fn what_no_limit_can_be_is_refused() {
         ("--max-fragments", ["1", "4294967295"], ["0", "4294967296"]),
         ("--max-conns", ["1", "4294967295"], ["0", "4294967296"]),
         ("--backlog", ["1", "65535"], ["0", "65536"]),
+        ("--drain-code", ["1000", "4999"], ["1004", "5000"]),
     ] {
         for value in taken {
             let output = run(wsd(&["--print-limits", flag, value]));

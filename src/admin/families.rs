@@ -13,7 +13,7 @@ use super::process;
 use crate::metrics::{Counter, HistogramSum, Metrics, NO_ROUTE, RouteMetrics, WorkerMetrics};
 use crate::net::inspect::{Found, Inspection};
 use crate::net::mailbox::Mail;
-use crate::net::readiness::Readiness;
+use crate::state::State;
 
 /// How long all workers together may take to be asked about their connections. One that is stuck is left out:
 /// that is when the other metrics are needed most.
@@ -247,7 +247,7 @@ fn survey(view: &View) -> Vec<Option<Found>> {
 
 fn server(view: &View, families: &mut Vec<Family>) {
     let shared = &view.shared;
-    let ready = shared.readiness.get() == Readiness::Ready;
+    let ready = shared.state.get() == State::Ready;
     families.push(gauges(
         "ready",
         "1 while clients should be sent here, 0 while not",

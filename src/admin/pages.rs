@@ -1,7 +1,7 @@
 //! Which path gets what.
 
 use super::{View, connections, exposition, families, settings};
-use crate::net::readiness::Readiness;
+use crate::http;
 use crate::proto::handshake::{Request, Response};
 
 const INDEX: &str = "wsd\n\n\
@@ -17,7 +17,7 @@ pub(super) fn respond(request: &Request<'_>, view: &View) -> Response {
         "/" => Response::text(200, INDEX),
         "/metrics" => exposition::respond(families::collect(view), request.header("accept")),
         "/healthz" => Response::text(200, "ok\n"),
-        "/readyz" => ready(view.shared.readiness.get()),
+        "/readyz" => http::readiness(view.shared.state.get()),
         "/connections" => match connections::Page::from_query(request.query().unwrap_or_default()) {
             Ok(page) => json(&connections::list(&page, view)),
             Err(why) => Response::text(400, format!("{why}\n")),
@@ -25,11 +25,6 @@ pub(super) fn respond(request: &Request<'_>, view: &View) -> Response {
         "/config" => json(&settings::show(view)),
         _ => Response::text(404, "not found\n"),
     }
-}
-
-fn ready(readiness: Readiness) -> Response {
-    let status = if readiness == Readiness::Ready { 200 } else { 503 };
-    Response::text(status, format!("{}\n", readiness.name()))
 }
 
 fn json(value: &serde_json::Value) -> Response {

@@ -42,6 +42,8 @@ pub(super) struct Entry {
     pub(super) eof_ahead: bool,
     /// On the worker's ready list.
     pub(super) listed: bool,
+    /// To be closed as soon as it is open.
+    pub(super) leaving: bool,
     /// When the wheel will look at it.
     pub(super) timer_at: Millis,
 }
@@ -99,6 +101,7 @@ impl Entry {
             unread: false,
             eof_ahead: false,
             listed: false,
+            leaving: false,
             timer_at: Millis::NEVER,
         }
     }

@@ -28,9 +28,9 @@ impl Core {
         let Upgrade::WebSocket { key: ws_key } = request.upgrade() else {
             self.metrics.http_requests.add(1);
             debug!(id = %self.id(key), path = request.path(), "http");
-            return self.answer(entry, &http::respond(&self.pages, request.path()));
+            return self.answer(entry, &http::respond(&self.pages, request.path(), self.state.get()));
         };
-        if self.draining {
+        if self.stopping {
             return self.answer(entry, &Response::text(503, "the server is stopping\n"));
         }
         let Some(app) = self.router.find(request.path()) else {
@@ -93,6 +93,10 @@ impl Core {
         self.metrics.route(app).connections.add(1);
         entry.conn.open(self.now, &self.limits);
         self.call(key, entry, |app, cx| app.on_open(cx));
+        // Its turn to leave came before its request did. A browser would not show its page the reason of a refusal.
+        if entry.leaving {
+            self.close(key, entry, &self.drain.goodbye(key));
+        }
     }
 
     /// `head` is the request as far as it came.

@@ -21,8 +21,12 @@ pub(crate) enum Mail {
     Publish { topic: Arc<str>, batch: Batch },
     /// Look at the connections, and tell what is there.
     Inspect(Inspection),
+    /// Let the connections go, bit by bit, and end.
+    Drain,
     /// Stop accepting, close every connection, and end.
     Shutdown,
+    /// Nothing but a turn of the loop, as a sign of life.
+    Nudge,
 }
 
 /// One worker's mailbox. The descriptor is opened before any thread has a table of its own, and closed after all

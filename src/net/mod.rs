@@ -8,7 +8,6 @@
 //! | `direct.rs` | reading and writing by system calls of our own |
 //! | `handshake.rs` | a whole request head: a page, a refusal, or the way to an app |
 //! | `calls.rs` | calling an app, and carrying out what it orders |
-//! | `readiness.rs` | whether a load balancer should send clients here |
 //! | `listener.rs` | binding, accepting, running out of descriptors |
 //! | `mailbox.rs` | what workers say to each other |
 //! | `pace.rs`, `addresses.rs` | how many are accepted: each second, and from one address |
@@ -22,6 +21,7 @@
 pub(crate) mod addresses;
 mod calls;
 mod direct;
+mod drain;
 mod entry;
 pub mod fdtable;
 mod handshake;
@@ -29,9 +29,9 @@ pub(crate) mod inspect;
 pub(crate) mod listener;
 pub(crate) mod mailbox;
 pub(crate) mod pace;
+pub mod probe;
 mod proxied;
 mod quotas;
-pub(crate) mod readiness;
 mod slots;
 mod socket;
 mod wheel;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tracing::debug;
 
 use super::direct::Direct;
+use super::drain::Farewell;
 use super::entry::{After, Delivered, Entry, Workbench};
 use super::quotas::Quotas;
 use super::slots::Key;
@@ -21,6 +22,7 @@ use crate::metrics::WorkerMetrics;
 use crate::proto::handshake::Response;
 use crate::proto::{Close, CloseCode, Status};
 use crate::route::Router;
+use crate::state::SharedState;
 
 /// The worker's one read buffer, and with it what a connection may have read in one turn: a chatty peer starves
 /// nobody. A read that does not fill it has emptied the socket.
@@ -54,7 +56,10 @@ pub(super) struct Core {
     pub(super) orders: Orders,
     pub(super) places: Places,
     pub(super) quotas: Quotas,
-    pub(super) draining: bool,
+    /// Whom to tell what when a drain closes it.
+    pub(super) drain: Farewell,
+    pub(super) state: Arc<SharedState>,
+    pub(super) stopping: bool,
 }
 
 impl Core {
@@ -76,7 +81,9 @@ impl Core {
             bench: Workbench::new(shared.deflate.unwrap_or_default()),
             places: Places::default(),
             quotas: Quotas::new(&shared.limits, &shared.proxies, &shared.addresses),
-            draining: false,
+            drain: Farewell::new(&shared.drain),
+            state: Arc::clone(&shared.state),
+            stopping: false,
         }
     }
 
@@ -188,6 +195,16 @@ impl Core {
         } else {
             self.close(key, entry, &Close::new(CloseCode::GOING_AWAY, "server is stopping"));
         }
+        self.settle(key, entry)
+    }
+
+    /// A drain has come to this connection: closes it behind what is queued for it.
+    pub(super) fn let_go(&mut self, key: Key, entry: &mut Entry) -> After {
+        if entry.conn.is_handshaking() {
+            entry.leaving = true;
+            return After::Wait;
+        }
+        self.close(key, entry, &self.drain.goodbye(key));
         self.settle(key, entry)
     }
 

@@ -4,10 +4,11 @@
 //! part of the fan-out. Work that is left over makes the next poll return at once.
 
 mod accept;
+mod drain;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -18,21 +19,22 @@ use mio::{Events, Interest, Poll, Token};
 use tracing::info;
 
 use super::addresses::Addresses;
+use super::drain::Draining;
 use super::entry::{After, Delivered, Entry};
 use super::inspect::Inspection;
 use super::listener::Listener;
 use super::mailbox::{Mail, Mailbox};
 use super::pace::Pace;
-use super::readiness::ReadinessCell;
 use super::slots::{Key, Slots};
 use super::socket::Core;
 use super::wheel::Wheel;
-use crate::config::{Deflate, Limits, Origins, Proxies};
+use crate::config::{Deflate, Drain, Limits, Origins, Proxies};
 use crate::http::Page;
 use crate::hub::audience::Audience;
 use crate::id::{Micros, Millis};
 use crate::metrics::WorkerMetrics;
 use crate::route::Router;
+use crate::state::{SharedState, State};
 
 /// Deliveries in one turn. At 2 to 6 us each, other connections wait for about a millisecond.
 const DELIVERIES_PER_TURN: usize = 256;
@@ -64,13 +66,18 @@ pub(crate) struct Shared {
     pub(crate) proxies: Arc<Proxies>,
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) pace: Pace,
+    /// Listening sockets from elsewhere, in every descriptor table under the same number.
+    pub(crate) inherited: Vec<TcpListener>,
+    pub(crate) drain: Drain,
+    pub(crate) state: Arc<SharedState>,
+    /// Workers of which a drain has left nothing.
+    pub(crate) drained: AtomicUsize,
     /// Connections held by all workers.
     pub(crate) connections: AtomicUsize,
     /// Connections that all workers together may hold.
     pub(crate) connections_max: AtomicUsize,
     /// When the server started: the zero of every worker's time.
     pub(crate) started: Instant,
-    pub(crate) readiness: ReadinessCell,
     /// Messages published by threads that are no workers.
     pub(crate) published_outside: AtomicU64,
     /// The kernel's names for the workers' threads; 0 before they run.
@@ -81,6 +88,16 @@ impl Shared {
     /// The time since the server started.
     pub(crate) fn now(&self) -> Micros {
         Micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Shared {
+    /// Tells every worker to stop.
+    pub(crate) fn shut_down(&self) {
+        self.state.advance(State::Draining);
+        for mailbox in &self.mailboxes {
+            mailbox.post(Mail::Shutdown);
+        }
     }
 }
 
@@ -109,6 +126,7 @@ pub(crate) struct Worker {
     inspections: VecDeque<Inspection>,
     /// When the last turn ended.
     turn_ended: Micros,
+    draining: Option<Draining>,
     stop_at: Option<Millis>,
     /// Whether, at the start of the turn, there was too much to fan out to take in more.
     backlogged: bool,
@@ -126,10 +144,14 @@ impl Worker {
         let mailbox = shared.mailboxes[index].as_raw_fd();
         poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
         let mut listeners = Vec::with_capacity(addresses.len());
-        for (number, &address) in addresses.iter().enumerate() {
-            let mut listener = Listener::open(address, shared.backlog)?;
-            poll.registry().register(&mut listener.socket, Token(number), Interest::READABLE)?;
-            listeners.push(listener);
+        for &address in addresses {
+            listeners.push(Listener::open(address, shared.backlog)?);
+        }
+        for socket in &shared.inherited {
+            listeners.push(Listener::inherit(socket)?);
+        }
+        for (number, listener) in listeners.iter_mut().enumerate() {
+            listener.register(poll.registry(), Token(number))?;
         }
         let core = Core::new(index as u16, &shared);
         let thread_id = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
@@ -151,6 +173,7 @@ impl Worker {
             table_max,
             inspections: VecDeque::new(),
             turn_ended: Micros(0),
+            draining: None,
             stop_at: None,
             backlogged: false,
         })
@@ -178,9 +201,11 @@ impl Worker {
             self.read_mail();
             self.read_ready();
             self.fan_out();
+            self.go_on_draining();
             self.expire_timers();
             self.inspect();
             self.slots.sweep();
+            self.tell_if_drained();
             self.end_turn();
             if self.is_stopped() {
                 // Whoever has not answered the Close is cut.
@@ -232,7 +257,8 @@ impl Worker {
         }
         let retries = self.listeners.iter().filter_map(Listener::retry_at);
         let paced = accepts.then_some(self.accept_at);
-        let next = retries.chain(self.wheel.next()).chain(self.stop_at).chain(paced).min()?;
+        let drain = self.draining.as_ref().map(Draining::next);
+        let next = retries.chain(self.wheel.next()).chain(self.stop_at).chain(paced).chain(drain).min()?;
         Some(Duration::from_millis(next.0.saturating_sub(Millis::from(self.turn_ended).0)))
     }
 
@@ -304,7 +330,9 @@ impl Worker {
             match item {
                 Mail::Publish { topic, batch } => self.core.hub.receive(&topic, batch),
                 Mail::Inspect(inspection) => self.inspections.push_back(inspection),
+                Mail::Drain => self.drain(),
                 Mail::Shutdown => self.stop(),
+                Mail::Nudge => {}
             }
         }
         self.mail = mail;
@@ -392,26 +420,39 @@ impl Worker {
         if self.stop_at.is_some() {
             return;
         }
-        self.core.draining = true;
         let metrics = &self.core.metrics;
         let (accepted, delivered) = (metrics.accepted.get(), metrics.delivered.get());
         // Side by side, the lines of all workers show how evenly the kernel spread the connections.
         info!(worker = self.index, connections = self.slots.len(), accepted, delivered, "stopping");
-        // Connections still in a queue would be reset when it is closed.
-        for number in 0..self.listeners.len() {
-            while self.accept_some(number) {}
-        }
-        self.listeners.clear();
+        self.core.stopping = true;
+        self.close_listeners();
+        self.draining = None;
         self.stop_at = Some(self.core.now.after(SHUTDOWN_TIME));
+        self.fan_out_all();
+        for key in self.slots.keys() {
+            self.attend(key, Core::stop);
+        }
+    }
+
+    /// Delivers all that was published so far.
+    fn fan_out_all(&mut self) {
         loop {
             self.fan_out();
             if !self.core.hub.has_work() {
                 break;
             }
         }
-        for key in self.slots.keys() {
-            self.attend(key, Core::stop);
+    }
+
+    fn close_listeners(&mut self) {
+        // Connections still in a queue would be reset when it is closed. Where others hold it too, those of which we
+        // were told, and nobody else was, are ours; later ones are theirs.
+        for number in 0..self.listeners.len() {
+            self.listeners[number].deregister(self.poll.registry());
+            while self.accept_some(number) {}
         }
+        self.listeners.clear();
+        self.accepting.clear();
     }
 
     fn is_stopped(&self) -> bool {

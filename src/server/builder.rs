@@ -1,12 +1,14 @@
 //! A server that is being put together.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 
+use super::service::Service;
 use super::signals;
 use super::start::start;
 use super::{Handle, RunError, StartError};
 use crate::app::App;
-use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Limits, Origins};
+use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins};
 use crate::http::Page;
 use crate::route::{InvalidRoute, Router};
 
@@ -16,12 +18,21 @@ pub struct Builder {
     pub(super) config: Config,
     pub(super) router: Router,
     pub(super) pages: Vec<Page>,
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) service: Option<Service>,
     pub(super) invalid: Option<InvalidRoute>,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, router: Router::default(), pages: Vec::new(), invalid: None }
+        Self {
+            config,
+            router: Router::default(),
+            pages: Vec::new(),
+            listeners: Vec::new(),
+            service: None,
+            invalid: None,
+        }
     }
 
     /// Takes all settings at once.
@@ -36,6 +47,31 @@ impl Builder {
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.config.listen = vec![address.into()];
         self
+    }
+
+    /// Accepts also from a socket that listens already, such as one that a service manager opened. It is never closed
+    /// under those who wait in its queue: whoever else holds it may go on accepting.
+    #[must_use]
+    pub fn listener(mut self, socket: TcpListener) -> Self {
+        self.listeners.push(socket);
+        self
+    }
+
+    /// Works together with systemd, where that started this process: serves on the sockets that it passed instead of on
+    /// the addresses so far, and lets [`run`](Self::run) tell it about readiness, the end, and signs of life of all
+    /// workers (`Type=notify`, `WatchdogSec=`). Does nothing elsewhere. To be called before any thread is started: it
+    /// takes the variables of that protocol out of the environment.
+    ///
+    /// # Errors
+    /// What was passed is not a listening TCP socket.
+    pub fn service_manager(mut self) -> Result<Self, StartError> {
+        let (service, sockets) = Service::from_environment()?;
+        if !sockets.is_empty() {
+            self.config.listen.clear();
+        }
+        self.listeners.extend(sockets);
+        self.service = Some(service);
+        Ok(self)
     }
 
     /// Worker threads, instead of one for each core.
@@ -63,6 +99,13 @@ impl Builder {
     #[must_use]
     pub fn deflate(mut self, deflate: Deflate) -> Self {
         self.config.deflate = Some(deflate);
+        self
+    }
+
+    /// How connections are let go for a successor.
+    #[must_use]
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.config.drain = drain;
         self
     }
 
@@ -100,7 +143,7 @@ impl Builder {
         self
     }
 
-    /// A page for plain GET requests. `/healthz` answers `ok` without one.
+    /// A page for plain GET requests. `/healthz` and `/readyz` answer without one.
     #[must_use]
     pub fn page(mut self, page: Page) -> Self {
         self.pages.push(page);
@@ -115,7 +158,8 @@ impl Builder {
         start(self)
     }
 
-    /// Starts the server and runs it until SIGINT or SIGTERM, which close every connection with 1001.
+    /// Starts the server and runs it until it is stopped: SIGTERM [drains](Handle::drain) it; SIGINT (Ctrl-C), SIGQUIT
+    /// and a second SIGTERM [shut it down](Handle::shutdown), also during a drain.
     ///
     /// # Errors
     /// As [`start`](Self::start), and failures of a worker's poll.

@@ -13,9 +13,9 @@ use crate::config::AdminAddress;
 use crate::hub::batch::{Batch, Stamp};
 use crate::metrics::{Metrics, NO_ROUTE};
 use crate::net::mailbox::Mail;
-use crate::net::readiness::Readiness;
 use crate::net::worker::Shared;
 use crate::proto::{Frame, Message};
+use crate::state::State;
 
 /// A running server. Dropping it does not stop it.
 #[derive(Debug)]
@@ -70,16 +70,6 @@ impl Handle {
         Remote { shared: Arc::clone(&self.shared) }
     }
 
-    /// Where the server is in its life.
-    pub fn readiness(&self) -> Readiness {
-        self.shared.readiness.get()
-    }
-
-    /// Says where it is, for `/readyz`; see [`Remote::set_readiness`].
-    pub fn set_readiness(&self, readiness: Readiness) {
-        self.shared.readiness.advance(readiness);
-    }
-
     /// Stops accepting, closes every connection with 1001 behind what is queued for it, and waits for the end:
     /// at most 5 seconds.
     ///
@@ -87,9 +77,24 @@ impl Handle {
     /// A worker failed.
     pub fn shutdown(self) -> io::Result<Metrics> {
         self.remote().shutdown();
-        let shared = Arc::clone(&self.shared);
-        self.join()?;
-        Ok(Metrics::sum(shared.metrics.iter().map(Arc::as_ref)))
+        self.last_words()
+    }
+
+    /// Lets everyone go bit by bit, for a successor to take over, and waits for the end: `/readyz` says 503 at once;
+    /// after [`Drain::grace`](crate::Drain::grace) nobody is accepted any more; then connections are closed, evenly
+    /// over [`Drain::spread`](crate::Drain::spread), each behind what is queued for it and with the hint when to come
+    /// back. Ends when nobody is left, and at [`Drain::timeout`](crate::Drain::timeout) in any case.
+    ///
+    /// # Errors
+    /// A worker failed.
+    pub fn drain(self) -> io::Result<Metrics> {
+        self.remote().drain();
+        self.last_words()
+    }
+
+    /// Whether the server wants new clients.
+    pub fn state(&self) -> State {
+        self.shared.state.get()
     }
 
     /// Waits until the server has been stopped.
@@ -111,6 +116,12 @@ impl Handle {
         }
         outcome
     }
+
+    fn last_words(self) -> io::Result<Metrics> {
+        let shared = Arc::clone(&self.shared);
+        self.join()?;
+        Ok(Metrics::sum(shared.metrics.iter().map(Arc::as_ref)))
+    }
 }
 
 impl Remote {
@@ -126,21 +137,22 @@ impl Remote {
         }
     }
 
-    /// Where the server is in its life.
-    pub fn readiness(&self) -> Readiness {
-        self.shared.readiness.get()
+    /// Whether it wants new clients.
+    pub fn state(&self) -> State {
+        self.shared.state.get()
     }
 
-    /// Says where it is, for `/readyz`. It only goes forward: who drains is not ready again.
-    pub fn set_readiness(&self, readiness: Readiness) {
-        self.shared.readiness.advance(readiness);
+    /// Begins a drain, as [`Handle::drain`] does, without waiting for its end. A
+    /// [`shutdown`](Self::shutdown) cuts it short.
+    pub fn drain(&self) {
+        self.shared.state.advance(State::Draining);
+        for mailbox in &self.shared.mailboxes {
+            mailbox.post(Mail::Drain);
+        }
     }
 
     /// Begins a shutdown, as [`Handle::shutdown`] does, without waiting for its end.
     pub fn shutdown(&self) {
-        self.set_readiness(Readiness::Draining);
-        for mailbox in &self.shared.mailboxes {
-            mailbox.post(Mail::Shutdown);
-        }
+        self.shared.shut_down();
     }
 }

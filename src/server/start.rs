@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::ceiling::{Ceiling, table_max};
 use super::watch::Watch;
-use super::{Builder, Handle, Remote, StartError};
+use super::{Builder, Handle, StartError};
 use crate::admin::{self, Admin, View};
 use crate::config::{Config, DescriptorTables};
 use crate::http::Page;
@@ -21,9 +21,10 @@ use crate::net::fdtable;
 use crate::net::listener;
 use crate::net::mailbox::Mailbox;
 use crate::net::pace::Pace;
-use crate::net::readiness::{Readiness, ReadinessCell};
 use crate::net::worker::{Shared, Worker};
+use crate::proto::CloseCode;
 use crate::route::Router;
+use crate::state::State;
 
 /// What a worker's thread says while it starts.
 enum Report {
@@ -41,16 +42,16 @@ struct Go {
 
 /// Starts a server, and returns when it accepts connections on all its addresses.
 pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
-    let Builder { mut config, router, pages, invalid } = builder;
+    let Builder { mut config, router, pages, listeners, invalid, .. } = builder;
     if let Some(error) = invalid {
         return Err(StartError::Route(error));
     }
-    check(&config)?;
+    check(&config, &listeners)?;
     if config.threads == 0 {
         config.threads = thread::available_parallelism().map_or(1, usize::from);
     }
     let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
-    let shared = Arc::new(share(&config, router, pages).map_err(StartError::System)?);
+    let shared = Arc::new(share(&config, router, pages, listeners).map_err(StartError::System)?);
 
     // Every thread first parts with the common table; only then are addresses bound, so that no table has a
     // copy of another's sockets.
@@ -68,7 +69,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     shared.connections_max.store(ceiling.connections, Ordering::Relaxed);
 
     // Dropping `goes` on an error lets the threads end.
-    let (addresses, reserved) = reserve(&config.listen)?;
+    let (mut addresses, reserved) = reserve(&config.listen)?;
     let view = View {
         shared: Arc::clone(&shared),
         config: config.clone(),
@@ -79,6 +80,9 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     let watch = Watch::start(Arc::clone(&shared));
     for go in goes {
         let _ = go.send(Go { addresses: addresses.clone(), table_max: table_max(descriptors) });
+    }
+    for socket in &shared.inherited {
+        addresses.push(socket.local_addr().map_err(StartError::System)?);
     }
     let handle = Handle { shared, threads, addresses, ceiling, admin, watch };
     for _ in 0..config.threads {
@@ -91,12 +95,17 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         return Err(failure);
     }
     drop(reserved);
-    handle.set_readiness(Readiness::Ready);
+    handle.shared.state.advance(State::Ready);
     Ok(handle)
 }
 
 /// What the workers of a server have in common.
-fn share(config: &Config, router: Router, pages: Vec<Page>) -> io::Result<Shared> {
+fn share(
+    config: &Config,
+    router: Router,
+    pages: Vec<Page>,
+    inherited: Vec<TcpListener>,
+) -> io::Result<Shared> {
     Ok(Shared {
         audience: Arc::new(Audience::new(config.threads)),
         mailboxes: (0..config.threads).map(|_| Mailbox::new()).collect::<Result<_, _>>()?,
@@ -112,16 +121,19 @@ fn share(config: &Config, router: Router, pages: Vec<Page>) -> io::Result<Shared
         proxies: Arc::new(config.proxies.clone()),
         addresses: Arc::new(Addresses::new(config.max_conns_per_ip)),
         pace: Pace::new(config.accept_rate),
+        inherited,
+        drain: config.drain,
+        state: Arc::default(),
+        drained: AtomicUsize::new(0),
         connections: AtomicUsize::new(0),
         connections_max: AtomicUsize::new(0),
         started: Instant::now(),
-        readiness: ReadinessCell::default(),
         published_outside: AtomicU64::new(0),
         thread_ids: (0..config.threads).map(|_| AtomicU32::new(0)).collect(),
     })
 }
 
-fn check(config: &Config) -> Result<(), StartError> {
+fn check(config: &Config, listeners: &[TcpListener]) -> Result<(), StartError> {
     if config.threads > usize::from(u16::MAX) {
         return Err(StartError::Setting("there can be at most 65535 threads"));
     }
@@ -135,7 +147,18 @@ fn check(config: &Config) -> Result<(), StartError> {
             "the PROXY protocol is believed from trusted proxies, and there are none",
         ));
     }
-    if config.listen.is_empty() {
+    let drain = &config.drain;
+    if drain.timeout < drain.grace.saturating_add(drain.spread) {
+        return Err(StartError::Setting(
+            "--drain-timeout must be at least --drain-grace and --drain-spread together",
+        ));
+    }
+    if CloseCode::new(drain.code).is_none() {
+        return Err(StartError::Setting(
+            "--drain-code must be one that a server may send: 1000 to 1003, 1007 to 1014, 3000 to 4999",
+        ));
+    }
+    if config.listen.is_empty() && listeners.is_empty() {
         return Err(StartError::Setting("no address to listen on"));
     }
     Ok(())
@@ -202,7 +225,7 @@ struct StopOnExit(Arc<Shared>);
 
 impl Drop for StopOnExit {
     fn drop(&mut self) {
-        Remote { shared: Arc::clone(&self.0) }.shutdown();
+        self.0.shut_down();
     }
 }
 

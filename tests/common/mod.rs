@@ -135,6 +135,14 @@ impl Running {
         metrics
     }
 
+    /// Drains the server, to the end, and checks that its books balance.
+    #[track_caller]
+    pub(crate) fn drain(&mut self) -> Metrics {
+        let metrics = self.handle.take().expect("not finished").drain().expect("no worker fails");
+        assert_balanced(&metrics);
+        metrics
+    }
+
     /// Stops the server with whatever connections it has, within the time that is promised, and checks that its
     /// books balance.
     #[track_caller]

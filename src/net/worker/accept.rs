@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
-use mio::Interest;
 use mio::net::TcpStream;
+use mio::{Interest, Token};
 use tracing::warn;
 
 use super::Worker;
@@ -35,7 +35,13 @@ impl Worker {
         let mut numbers = std::mem::take(&mut self.accepting);
         numbers.sort_unstable();
         numbers.dedup();
-        numbers.retain(|&number| number < self.listeners.len() && self.accept_some(number));
+        numbers.retain(|&number| {
+            let more = number < self.listeners.len() && self.accept_some(number);
+            if !more && let Some(listener) = self.listeners.get_mut(number) {
+                listener.rotate(self.poll.registry(), Token(number));
+            }
+            more
+        });
         self.accepting = numbers;
         if was_paused {
             let late = self.core.metrics.accepted.get() - accepted;
@@ -47,7 +53,7 @@ impl Worker {
     pub(super) fn accept_some(&mut self, number: usize) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             // When the server stops, whoever waits is let in to be told so.
-            let is_paced = !self.core.draining;
+            let is_paced = !self.core.stopping;
             if is_paced && let Err(at) = self.shared.pace.take(self.core.now) {
                 self.accept_at = at;
                 return true;
