@@ -1,0 +1,148 @@
+//! The flags of a run, by heading.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::values::{duration, header, number, sizes, whole};
+use crate::cohort::SlowReaders;
+use crate::payload::Sizes;
+use crate::schedule::Arrival;
+
+/// What the connections do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Each connection gets its own messages back
+    Echo,
+    /// A few senders; everyone receives
+    Broadcast,
+    /// Connected and silent
+    Idle,
+}
+
+impl Mode {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Echo, Self::Broadcast, Self::Idle];
+
+    /// As in the flags and the JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Broadcast => "broadcast",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+/// The flags of a run.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The server; without a path, /echo (or /chat with --mode broadcast)
+    #[arg(default_value = "ws://127.0.0.1:8080")]
+    pub url: String,
+
+    /// What the connections do
+    #[arg(long, value_enum, default_value = "echo", help_heading = "Load")]
+    pub mode: Mode,
+    /// Connections
+    #[arg(short, long, default_value = "100", value_name = "N", value_parser = whole, help_heading = "Load")]
+    pub conns: u32,
+    /// Messages per second over all connections (5k works), each due at its own time whatever the server does;
+    /// echo sends 1,000 and broadcast 1 unless told otherwise
+    #[arg(short = 'R', long, value_name = "TOTAL", value_parser = number, help_heading = "Load")]
+    pub rate: Option<f64>,
+    /// Instead of a rate: keep K messages of each sender in flight
+    #[arg(long, value_name = "K", value_parser = whole, conflicts_with = "rate", help_heading = "Load")]
+    pub closed_loop: Option<u32>,
+    /// Senders of a broadcast [default: 4]
+    #[arg(long, value_name = "N", value_parser = whole, help_heading = "Load")]
+    pub senders: Option<u32>,
+    /// How the times of messages are spread
+    #[arg(long, value_enum, default_value = "constant", help_heading = "Load")]
+    pub arrival: Arrival,
+    /// Bytes per message; 64..4096 is any size between the two
+    #[arg(short, long, default_value = "128", value_name = "BYTES", value_parser = sizes, help_heading = "Load")]
+    pub size: Sizes,
+    /// Send text messages
+    #[arg(long, conflicts_with = "binary", help_heading = "Load")]
+    pub text: bool,
+    /// Send binary messages (the default)
+    #[arg(long, help_heading = "Load")]
+    pub binary: bool,
+    /// Receivers of a broadcast that read slowly, such as 1%:1KiB/s; they are reported apart
+    #[arg(long, value_name = "COUNT:SPEED", value_parser = SlowReaders::parse, help_heading = "Load")]
+    pub slow_readers: Option<SlowReaders>,
+    /// Receivers of a broadcast that read nothing; they are reported apart
+    #[arg(long, value_name = "N", value_parser = whole, help_heading = "Load")]
+    pub never_read: Option<u32>,
+    /// Connections opened per second [default: as fast as the server takes them]
+    #[arg(long, value_name = "RATE", value_parser = number, help_heading = "Load")]
+    pub connect_rate: Option<f64>,
+    /// What all randomness follows from [default: a new one per run]
+    #[arg(long, value_name = "N", help_heading = "Load")]
+    pub seed: Option<u64>,
+
+    /// A further header of the handshake, 'Name: value'; {conn} in it, or in the URL, is the connection's number
+    #[arg(short = 'H', long, value_name = "HEADER", value_parser = header, help_heading = "Handshake")]
+    pub header: Vec<(String, String)>,
+    /// The Origin header, as browsers send it
+    #[arg(long, help_heading = "Handshake")]
+    pub origin: Option<String>,
+    /// A subprotocol to offer; may be repeated, the best one first
+    #[arg(long, value_name = "NAME", help_heading = "Handshake")]
+    pub subprotocol: Vec<String>,
+
+    /// Offer compression (permessage-deflate), and compress what is sent
+    #[arg(long, help_heading = "Handshake")]
+    pub deflate: bool,
+
+    /// How long to measure (10s, 500ms, 2m)
+    #[arg(short, long, default_value = "10s", value_parser = duration, help_heading = "Phases")]
+    pub duration: Duration,
+    /// Load before the measurement, left out of it
+    #[arg(long, default_value = "2s", value_parser = duration, help_heading = "Phases")]
+    pub warmup: Duration,
+    /// Silence between the last handshake and the first message
+    #[arg(long, default_value = "1s", value_parser = duration, help_heading = "Phases")]
+    pub settle: Duration,
+    /// How long to wait for the last messages
+    #[arg(long, default_value = "5s", value_parser = duration, help_heading = "Phases")]
+    pub drain: Duration,
+
+    /// Threads [default: as many as descriptors and cores call for]
+    #[arg(short, long, value_name = "N", value_parser = whole, help_heading = "Machine")]
+    pub threads: Option<u32>,
+    /// The server's process, to measure what it costs
+    #[arg(long, value_name = "PID", help_heading = "Machine")]
+    pub server_pid: Option<u32>,
+
+    /// The command that starts the server, which is stopped at the end; {port} stands for its port
+    #[arg(long, value_name = "CMD", conflicts_with = "server_pid", help_heading = "Machine")]
+    pub server_cmd: Option<String>,
+
+    /// Exit with 99 unless this is kept, such as 'response.p99<50ms'; may be repeated
+    #[arg(long, value_name = "METRIC<BOUND", help_heading = "Output")]
+    pub threshold: Vec<String>,
+    /// Search for the highest rate that keeps this, in whole runs from --rate on
+    #[arg(long, value_name = "METRIC<BOUND", conflicts_with_all = ["closed_loop", "threshold", "json", "hlog", "hgrm", "html", "csv"], help_heading = "Output")]
+    pub find_max: Option<String>,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub json: Option<PathBuf>,
+    /// Write a histogram log: one interval per second and quantity
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub hlog: Option<PathBuf>,
+    /// Write the percentile distribution of the response times
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub hgrm: Option<PathBuf>,
+    /// Write a page with pictures: one file, needs nothing else
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub html: Option<PathBuf>,
+    /// Write the run second by second as comma-separated values
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub csv: Option<PathBuf>,
+    /// No progress bar
+    #[arg(short = 'q', long = "no-progress", alias = "quiet", help_heading = "Output")]
+    pub no_progress: bool,
+}
