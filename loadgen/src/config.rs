@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use crate::cli::{Mode, RunArgs};
 use crate::cohort::Cohorts;
-use crate::payload::{Format, Sizes};
+use crate::payload::Format;
 use crate::schedule::Arrival;
+use crate::sizes::Sizes;
+use crate::sources::SourceIps;
 use crate::target::Target;
 use crate::threshold::Threshold;
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub cohorts: Cohorts,
     /// Bytes per message.
     pub sizes: Sizes,
+    /// The addresses to connect from.
+    pub source_ips: SourceIps,
     /// How the times of messages are spread.
     pub arrival: Arrival,
     /// Further headers of the handshake.
@@ -144,7 +148,7 @@ impl Config {
                 STREAMS_MAX / u64::from(args.conns)
             ));
         }
-        let load = load(&args)?;
+        let load = load(&args, senders)?;
         if args.duration.is_zero() {
             return Err("--duration: give a time above 0, such as 10s".to_owned());
         }
@@ -173,6 +177,7 @@ impl Config {
             senders,
             cohorts,
             sizes: args.size,
+            source_ips: args.source_ip,
             arrival: args.arrival,
             headers: args.header,
             origin: args.origin,
@@ -222,15 +227,24 @@ fn cohorts(args: &RunArgs) -> Result<Cohorts, String> {
     Ok(Cohorts { conns: args.conns, slow, slow_bytes_per_second, never })
 }
 
-fn load(args: &RunArgs) -> Result<Load, String> {
-    match (args.mode, args.rate, args.closed_loop) {
-        (Mode::Idle, None, None) => Ok(Load::None),
-        (Mode::Idle, Some(_), _) => Err("--rate: --mode idle sends nothing; leave it out".to_owned()),
-        (Mode::Idle, _, Some(_)) => Err("--closed-loop: --mode idle sends nothing; leave it out".to_owned()),
-        (_, _, Some(in_flight)) => Ok(Load::Closed { in_flight }),
-        (Mode::Echo, rate, _) => Ok(Load::Open { rate: rate.unwrap_or(1_000.0) }),
-        (Mode::Broadcast, rate, _) => Ok(Load::Open { rate: rate.unwrap_or(1.0) }),
+fn load(args: &RunArgs, senders: u32) -> Result<Load, String> {
+    let per_conn = args.rate_per_conn.map(|rate| rate * f64::from(senders));
+    if args.mode == Mode::Idle {
+        let flags = [
+            ("--rate", args.rate.is_some()),
+            ("--rate-per-conn", per_conn.is_some()),
+            ("--closed-loop", args.closed_loop.is_some()),
+        ];
+        return match flags.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(format!("{flag}: --mode idle sends nothing; leave it out")),
+            None => Ok(Load::None),
+        };
     }
+    let default = if args.mode == Mode::Echo { 1_000.0 } else { 1.0 };
+    Ok(match args.closed_loop {
+        Some(in_flight) => Load::Closed { in_flight },
+        None => Load::Open { rate: args.rate.or(per_conn).unwrap_or(default) },
+    })
 }
 
 #[cfg(test)]
@@ -257,6 +271,9 @@ mod tests {
         assert_eq!(config("--mode broadcast -c 2").expect("sound").senders, 2);
         let idle = config("ws://h/x --mode idle --seed 7").expect("sound");
         assert_eq!((idle.path.as_str(), idle.load, idle.seed), ("/x", Load::None, 7));
+        assert_eq!(config("-c 50 -r 0.5").expect("sound").load, Load::Open { rate: 25.0 });
+        let three = config("--mode broadcast -c 50 --senders 3 -r 2").expect("sound");
+        assert_eq!(three.load, Load::Open { rate: 6.0 }, "each sender");
         assert_eq!(config("--closed-loop 3").expect("sound").load, Load::Closed { in_flight: 3 });
     }
 
@@ -272,6 +289,7 @@ mod tests {
         for (line, flag) in [
             ("--mode idle --rate 5", "--rate"),
             ("--mode idle --closed-loop 5", "--closed-loop"),
+            ("--mode idle -r 5", "--rate-per-conn"),
             ("--senders 2", "--senders"),
             ("--mode broadcast -c 3 --senders 4", "--conns"),
             ("--mode broadcast -c 50k --senders 50k", "--senders"),

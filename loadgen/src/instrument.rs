@@ -188,12 +188,13 @@ impl Instrument {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::{Format, Sizes};
+    use crate::payload::Format;
+    use crate::sizes::Sizes;
 
     const TIMELINE: Timeline = Timeline { start_ns: 0, measure_ns: 100, end_ns: 200, drain_ns: 300 };
 
     fn codec() -> Codec {
-        Codec::new(9, Format::Binary, Sizes { min: 64, max: 64 })
+        Codec::new(9, Format::Binary, Sizes::fixed(64))
     }
 
     fn message(sender: u32, sequence: u32, intended_ns: u64) -> Vec<u8> {

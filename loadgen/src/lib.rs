@@ -45,6 +45,8 @@ pub mod run;
 pub mod schedule;
 pub mod seconds;
 pub mod server;
+pub mod sizes;
+pub mod sources;
 pub mod target;
 pub mod threshold;
 pub mod verdict;

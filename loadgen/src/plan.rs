@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::report::format::count;
+use crate::sources::SourceIps;
 
 /// Connections per source address and destination: after about so many the kernel has handed out every port of
 /// the parity it prefers, and a `connect` costs twenty times as much.
@@ -29,7 +30,7 @@ pub struct Machine {
 }
 
 /// What the user wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     /// Connections.
     pub conns: u32,
@@ -37,6 +38,8 @@ pub struct Wish {
     pub threads: Option<u32>,
     /// The server.
     pub server: SocketAddr,
+    /// The addresses to connect from.
+    pub source_ips: SourceIps,
 }
 
 /// How it will be done.
@@ -116,9 +119,18 @@ fn threads(wish: &Wish, machine: &Machine) -> Result<u32, String> {
     }
 }
 
-fn sources(wish: &Wish, machine: &Machine) -> Result<(Vec<Option<IpAddr>>, Option<String>), String> {
+/// The addresses to connect from, `None` for the kernel's choice; and what will work, but not well.
+///
+/// # Errors
+/// One line: there are not enough ports, or the addresses do not fit.
+pub fn sources(wish: &Wish, machine: &Machine) -> Result<(Vec<Option<IpAddr>>, Option<String>), String> {
     let per_source = CONNS_PER_SOURCE_MAX.min(machine.ports / 2).max(1);
     let needed = wish.conns.div_ceil(per_source);
+    if let SourceIps::List { addresses, .. } = &wish.source_ips {
+        return listed(wish, machine, addresses, needed).map(|warning| {
+            (addresses.iter().copied().map(Some).take(wish.conns as usize).collect(), warning)
+        });
+    }
     if wish.server.ip().is_loopback() && wish.server.is_ipv4() {
         if needed > LOOPBACK_SOURCES_MAX {
             return Err(format!(
@@ -150,6 +162,34 @@ fn sources(wish: &Wish, machine: &Machine) -> Result<(Vec<Option<IpAddr>>, Optio
     Ok((vec![None], warning))
 }
 
+/// Whether the addresses that the user has listed will do; gives a warning where it will not go well.
+fn listed(
+    wish: &Wish,
+    machine: &Machine,
+    addresses: &[IpAddr],
+    needed: u32,
+) -> Result<Option<String>, String> {
+    let count = |number: u32| count(u64::from(number));
+    if let Some(address) = addresses.iter().find(|it| it.is_ipv4() != wish.server.is_ipv4()) {
+        let server = wish.server.ip();
+        return Err(format!("--source-ip {address}: cannot reach {server}: give addresses of its kind"));
+    }
+    let have = addresses.len() as u32;
+    let most = have.saturating_mul(machine.ports);
+    if wish.conns > most {
+        return Err(format!(
+            "--source-ip {}: {have} x {} ports are fewer than {} connections: give {} addresses, or widen \
+             net.ipv4.ip_local_port_range",
+            wish.source_ips,
+            count(machine.ports),
+            count(wish.conns),
+            count(needed)
+        ));
+    }
+    Ok((needed > have)
+        .then(|| format!("{have} source addresses: connecting slows down; {} would do", count(needed))))
+}
+
 /// Ports that the kernel gives to outgoing connections.
 pub fn local_ports() -> u32 {
     /// The kernel's default, for where it does not say.
@@ -169,7 +209,8 @@ mod tests {
     const MACHINE: Machine = Machine { descriptors: 20_000, private_tables: true, cores: 2, ports: 28_232 };
 
     fn wish(conns: u32, server: &str) -> Wish {
-        Wish { conns, threads: None, server: server.parse().expect("an address") }
+        let server = server.parse().expect("an address");
+        Wish { conns, threads: None, server, source_ips: SourceIps::Auto }
     }
 
     fn loopback(conns: u32) -> Wish {
@@ -211,7 +252,10 @@ mod tests {
         let few = Wish { threads: Some(2), ..loopback(50_000) };
         let error = Plan::new(&few, &MACHINE).expect_err("two tables are too few");
         assert!(error.contains("--threads 3"), "{error}");
-        assert!(Plan::new(&Wish { threads: Some(8), ..few }, &MACHINE).is_ok_and(|plan| plan.threads == 8));
+        assert!(
+            Plan::new(&Wish { threads: Some(8), ..few.clone() }, &MACHINE)
+                .is_ok_and(|plan| plan.threads == 8)
+        );
 
         let starved = Machine { descriptors: 60, ..MACHINE };
         assert!(Plan::new(&loopback(1), &starved).expect_err("no room").contains("raise the limit"));
@@ -226,5 +270,26 @@ mod tests {
         assert!(slow.warning.is_some_and(|warning| warning.contains("14,000")));
         assert!(plan(28_232).is_ok());
         assert!(plan(28_233).expect_err("too many").contains("28,232 ports"));
+    }
+
+    #[test]
+    fn listed_sources_at_their_limits() {
+        let plan = |conns, list: &str| {
+            let source_ips = SourceIps::parse(list).expect(list);
+            Plan::new(&Wish { source_ips, ..loopback(conns) }, &MACHINE)
+        };
+        let two = plan(28_000, "127.0.0.9,127.1.0.1").expect("works");
+        let addresses = ["127.0.0.9", "127.1.0.1"].map(|it| Some(it.parse().expect("an address")));
+        assert_eq!((two.sources.as_slice(), two.warning), (&addresses[..], None));
+        let slow = plan(28_001, "127.0.0.9,127.1.0.1").expect("works");
+        assert!(slow.warning.is_some_and(|warning| warning.contains("3 would do")));
+        assert!(plan(56_464, "127.0.0.9,127.1.0.1").is_ok());
+        let error = plan(56_465, "127.0.0.9,127.1.0.1").expect_err("no port left");
+        assert!(
+            error.starts_with("--source-ip 127.0.0.9,127.1.0.1: ") && error.contains("give 5 addresses"),
+            "{error}"
+        );
+        assert!(plan(1, "::1").expect_err("the other kind").contains("--source-ip ::1"));
+        assert_eq!(plan(1, "127.1.0.0/24").expect("works").sources.len(), 1, "no more than connections");
     }
 }

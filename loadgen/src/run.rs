@@ -20,6 +20,7 @@ use crate::report::hlog::HlogWriter;
 use crate::report::summary::Summary;
 use crate::report::{csv, hgrm, html, json, table};
 use crate::server::probe;
+use crate::sources::SourceIps;
 use crate::threshold::Checked;
 use crate::verdict::Verdict;
 
@@ -89,7 +90,9 @@ pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> R
 pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> Result<Summary, Failure> {
     let server = config.target.resolve().map_err(Failure::Broken)?;
     let machine = machine()?;
-    let wish = Wish { conns: config.conns, threads: config.threads, server };
+    check_sources(&config.source_ips)?;
+    let source_ips = config.source_ips.clone();
+    let wish = Wish { conns: config.conns, threads: config.threads, server, source_ips };
     let plan = Plan::new(&wish, &machine).map_err(Failure::Usage)?;
     let mut hlog = match &config.hlog {
         Some(path) => {
@@ -152,6 +155,19 @@ pub fn write_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -
     Failure::Broken(format!("{flag} {}: {error}", path.display()))
 }
 
+/// Whether the listed source addresses are this machine's.
+///
+/// # Errors
+/// One line that names the first that is not.
+pub fn check_sources(source_ips: &SourceIps) -> Result<(), Failure> {
+    for address in source_ips.listed() {
+        std::net::TcpListener::bind((*address, 0)).map_err(|error| {
+            Failure::Usage(format!("--source-ip {address}: {error}: give addresses of this machine"))
+        })?;
+    }
+    Ok(())
+}
+
 /// What matters of this machine.
 ///
 /// # Errors
@@ -189,7 +205,7 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
             broadcast: config.mode == Mode::Broadcast,
             format: config.format,
             cohorts: config.cohorts,
-            sizes: config.sizes,
+            sizes: config.sizes.clone(),
             arrival: config.arrival,
             run,
             seed: config.seed,

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 pub use self::run::{Mode, RunArgs};
 pub use self::values::duration;
 use self::values::whole;
+use crate::sources::SourceIps;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -47,6 +48,9 @@ pub enum Command {
         /// Connections
         #[arg(short, long, default_value = "50000", value_name = "N", value_parser = whole)]
         conns: u32,
+        /// Where connections come from: addresses, networks such as 127.1.0.0/28, or auto
+        #[arg(long, default_value = "auto", value_name = "LIST", value_parser = SourceIps::parse)]
+        source_ip: SourceIps,
     },
     /// Make a page of a run that was stored with --hlog
     Report {
@@ -180,6 +184,10 @@ mod tests {
             ("--cons 5", "--conns"),
             ("--duration", "--duration"),
             ("--size 90..80", "--size"),
+            ("--size 64:50%,65:40%", "100%"),
+            ("--rate 5 --rate-per-conn 1", "--rate-per-conn"),
+            ("--source-ip 10.0.0.300", "--source-ip"),
+            ("doctor --source-ip nowhere", "--source-ip"),
             ("-H nonsense", "Name: value"),
             ("-H a\u{7f}b:c", "no header name"),
             ("compare a.hlog", "2 values"),

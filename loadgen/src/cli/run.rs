@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::values::{duration, header, number, sizes, whole};
+use super::values::{duration, header, number, whole};
 use crate::cohort::SlowReaders;
-use crate::payload::Sizes;
 use crate::schedule::Arrival;
+use crate::sizes::Sizes;
+use crate::sources::SourceIps;
 
 /// What the connections do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,6 +53,9 @@ pub struct RunArgs {
     /// echo sends 1,000 and broadcast 1 unless told otherwise
     #[arg(short = 'R', long, value_name = "TOTAL", value_parser = number, help_heading = "Load")]
     pub rate: Option<f64>,
+    /// Messages per second of each sender, instead of --rate
+    #[arg(short = 'r', long, value_name = "X", value_parser = number, conflicts_with_all = ["rate", "closed_loop"], help_heading = "Load")]
+    pub rate_per_conn: Option<f64>,
     /// Instead of a rate: keep K messages of each sender in flight
     #[arg(long, value_name = "K", value_parser = whole, conflicts_with = "rate", help_heading = "Load")]
     pub closed_loop: Option<u32>,
@@ -61,8 +65,9 @@ pub struct RunArgs {
     /// How the times of messages are spread
     #[arg(long, value_enum, default_value = "constant", help_heading = "Load")]
     pub arrival: Arrival,
-    /// Bytes per message; 64..4096 is any size between the two
-    #[arg(short, long, default_value = "128", value_name = "BYTES", value_parser = sizes, help_heading = "Load")]
+    /// Bytes per message: 128, or 64..4096 (any size between), or shares as in 64:70%,1KiB:25%,64KiB:5%, or
+    /// lognormal:512:2 (two thirds within a factor of 2 of 512)
+    #[arg(short, long, default_value = "128", value_name = "SIZE", value_parser = Sizes::parse, help_heading = "Load")]
     pub size: Sizes,
     /// Send text messages
     #[arg(long, conflicts_with = "binary", help_heading = "Load")]
@@ -110,6 +115,9 @@ pub struct RunArgs {
     #[arg(long, default_value = "5s", value_parser = duration, help_heading = "Phases")]
     pub drain: Duration,
 
+    /// Where connections come from: addresses, networks such as 127.1.0.0/28, or auto
+    #[arg(long, default_value = "auto", value_name = "LIST", value_parser = SourceIps::parse, help_heading = "Machine")]
+    pub source_ip: SourceIps,
     /// Threads [default: as many as descriptors and cores call for]
     #[arg(short, long, value_name = "N", value_parser = whole, help_heading = "Machine")]
     pub threads: Option<u32>,

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::payload::Sizes;
-
 /// A number with an optional suffix: 5k, 1.5M, 50_000, 50,000.
 pub(super) fn number(text: &str) -> Result<f64, String> {
     let plain: String = text.chars().filter(|it| !matches!(it, ',' | '_')).collect();
@@ -23,15 +21,6 @@ pub(super) fn whole(text: &str) -> Result<u32, String> {
     match number(text) {
         Ok(value) if value.fract() == 0.0 && value <= f64::from(u32::MAX) => Ok(value as u32),
         _ => Err("give a whole number from 1 on, such as 500 or 50k".to_owned()),
-    }
-}
-
-/// Sizes of messages: 128, 4k or 64..4096.
-pub(super) fn sizes(text: &str) -> Result<Sizes, String> {
-    let (min, max) = text.split_once("..").unwrap_or((text, text));
-    match (whole(min)?, whole(max)?) {
-        (min, max) if min <= max => Ok(Sizes { min, max }),
-        (min, max) => Err(format!("{min} is more than {max}: give the smaller one first")),
     }
 }
 

@@ -133,6 +133,7 @@ pub fn config(it: &Config) -> Value {
         "closed_loop": in_flight,
         "senders": it.senders,
         "size": if it.sizes.min == it.sizes.max { it.sizes.max.into() } else { Value::from(it.sizes.to_string()) },
+        "source_ip": it.source_ips.to_string(),
         "arrival": match it.arrival { Arrival::Constant => "constant", Arrival::Poisson => "poisson" },
         "format": match it.format { Format::Binary => "binary", Format::Text => "text" },
         "slow_readers": it.cohorts.slow,

@@ -30,8 +30,9 @@ use crate::clock::{SECOND_NS, monotonic_ns};
 use crate::cohort::{Cohorts, Reading};
 use crate::config::Load;
 use crate::instrument::{Audience, Instrument};
-use crate::payload::{Codec, Format, Sizes};
+use crate::payload::{Codec, Format};
 use crate::schedule::{Arrival, Schedule};
+use crate::sizes::Sizes;
 
 /// The waker's token; connections have the tokens below.
 pub const WAKER: Token = Token(usize::MAX);
@@ -283,7 +284,7 @@ impl Worker {
             }
         };
         let audience = if a.broadcast { Audience::All { senders } } else { Audience::Own };
-        let codec = Codec::new(a.run, a.format, a.sizes);
+        let codec = Codec::new(a.run, a.format, a.sizes.clone());
         let instrument = Instrument::new(codec, timeline, audience, a.conns as usize, open.len() as u32);
         self.hands.traffic = Some(Traffic::new(instrument, pace, a.format, self.hands.rng.fork()));
         self.slow = (0..self.assignment.conns)
