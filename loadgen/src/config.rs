@@ -51,6 +51,8 @@ pub struct Config {
     pub load: Load,
     /// Senders of a broadcast; in echo, all are.
     pub senders: u32,
+    /// Whether the server leaves the sender of a message out of its receivers.
+    pub skip_sender: bool,
     /// Who reads how.
     pub cohorts: Cohorts,
     /// Bytes per message.
@@ -149,6 +151,7 @@ impl Config {
             ));
         }
         let load = load(&args, senders)?;
+        skip_sender(&args, load, &cohorts)?;
         if args.duration.is_zero() {
             return Err("--duration: give a time above 0, such as 10s".to_owned());
         }
@@ -175,6 +178,7 @@ impl Config {
             conns: args.conns,
             load,
             senders,
+            skip_sender: args.skip_sender,
             cohorts,
             sizes: args.size,
             source_ips: args.source_ip,
@@ -204,6 +208,14 @@ impl Config {
         })
     }
 
+    /// How many connections are to receive each message, when so many are there.
+    pub const fn audience(&self, receivers: u64) -> u64 {
+        match self.mode {
+            Mode::Broadcast => receivers.saturating_sub(self.skip_sender as u64),
+            _ => 1,
+        }
+    }
+
     /// The whole URL, path included.
     pub fn url(&self) -> String {
         format!("ws://{}{}", self.target.host, self.path)
@@ -225,6 +237,26 @@ fn cohorts(args: &RunArgs) -> Result<Cohorts, String> {
     }
     let slow_bytes_per_second = args.slow_readers.map_or(0, |it| it.bytes_per_second);
     Ok(Cohorts { conns: args.conns, slow, slow_bytes_per_second, never })
+}
+
+fn skip_sender(args: &RunArgs, load: Load, cohorts: &Cohorts) -> Result<(), String> {
+    if !args.skip_sender {
+        return Ok(());
+    }
+    if args.mode != Mode::Broadcast {
+        return Err(
+            "--skip-sender: only with --mode broadcast; in an echo the sender is the receiver".to_owned()
+        );
+    }
+    if matches!(load, Load::Closed { .. }) {
+        return Err(
+            "--skip-sender: --closed-loop waits for what comes back to the sender; give --rate".to_owned()
+        );
+    }
+    if args.conns - cohorts.lazy() < 2 {
+        return Err("--skip-sender: nobody is left to receive; give --conns 2 or more".to_owned());
+    }
+    Ok(())
 }
 
 fn load(args: &RunArgs, senders: u32) -> Result<Load, String> {
@@ -300,6 +332,9 @@ mod tests {
             ("--never-read 5", "--mode broadcast"),
             ("--mode broadcast -c 5 --never-read 5", "--never-read"),
             ("--mode broadcast -c 5 --never-read 2 --senders 4", "--senders"),
+            ("--skip-sender", "--mode broadcast"),
+            ("--mode broadcast --skip-sender --closed-loop 1", "--rate"),
+            ("--mode broadcast --skip-sender -c 1", "--conns 2"),
             ("wss://h", "ws://"),
         ] {
             let error = config(line).expect_err(line);

@@ -102,12 +102,12 @@ impl<'a> Coordinator<'a> {
         let open = dialed.healthy();
         let senders = if self.config.mode == Mode::Broadcast { self.config.senders.min(open) } else { open };
         // Each message of a broadcast is expected at every connection.
-        let audience = if self.config.mode == Mode::Broadcast { u64::from(open) } else { 1 };
+        let audience = self.config.audience(u64::from(open));
         for (thread, slots) in deal(senders, &dialed.open, self.config.seed).into_iter().enumerate() {
             Counters::set(&self.crew.board().of(thread as u32).sending, 1);
             self.crew.tell(thread, Command::Start(Start { timeline, senders, slots }));
         }
-        let mut measured = Measured::new(timeline, self.crew.threads(), u64::from(open));
+        let mut measured = Measured::new(timeline, self.crew.threads(), audience);
         let mut ending = Ending::default();
         self.progress.running(&timeline);
         while measured.loads.len() < self.crew.threads() as usize {

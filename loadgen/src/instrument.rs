@@ -31,6 +31,8 @@ pub struct Tally {
     pub wire_bytes: u64,
     /// The same, unpacked.
     pub plain_bytes: u64,
+    /// Messages that came back to their sender, though the server was said to leave it out.
+    pub echoed: u64,
     /// Messages that are none of this run's, and in echo mode those of other connections.
     pub foreign: u64,
 }
@@ -45,6 +47,7 @@ impl Tally {
         self.received += other.received;
         self.received_measured += other.received_measured;
         self.corrupt += other.corrupt;
+        self.echoed += other.echoed;
         self.foreign += other.foreign;
         self.wire_bytes += other.wire_bytes;
         self.plain_bytes += other.plain_bytes;
@@ -52,7 +55,7 @@ impl Tally {
 }
 
 /// Who hears whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// Each connection hears itself.
     Own,
@@ -60,6 +63,13 @@ pub enum Audience {
     All {
         /// Senders in the whole run.
         senders: u32,
+    },
+    /// The same, but the server leaves the sender of a message out.
+    Others {
+        /// Senders in the whole run.
+        senders: u32,
+        /// Those among this thread's connections.
+        own: Vec<u32>,
     },
 }
 
@@ -70,6 +80,8 @@ pub struct Instrument {
     timeline: Timeline,
     ledger: Ledger,
     fanout: Option<Table>,
+    /// No message is to come back to its sender.
+    skips_sender: bool,
     slice: Slice,
     tally: Tally,
 }
@@ -80,8 +92,21 @@ impl Instrument {
         let (ledger, fanout) = match audience {
             Audience::Own => (Ledger::new(conns, 1), None),
             Audience::All { senders } => (Ledger::new(conns, senders), Some(Table::new(receivers, senders))),
+            Audience::Others { senders, ref own } => {
+                let table = Table::new(receivers, senders).without_senders(own.iter().copied());
+                (Ledger::new(conns, senders), Some(table))
+            }
         };
-        Self { codec, timeline, ledger, fanout, slice: Slice::default(), tally: Tally::default() }
+        let skips_sender = matches!(audience, Audience::Others { .. });
+        Self {
+            skips_sender,
+            codec,
+            timeline,
+            ledger,
+            fanout,
+            slice: Slice::default(),
+            tally: Tally::default(),
+        }
     }
 
     /// The phases of the run.
@@ -152,6 +177,10 @@ impl Instrument {
                 return false;
             }
         };
+        if is_own && self.skips_sender {
+            self.tally.echoed += 1;
+            return false;
+        }
         self.tally.received += 1;
         if !self.ledger.note(conn as usize, stream, stamp.sequence).is_first() {
             return false;
@@ -231,6 +260,23 @@ mod tests {
         let [part] = instrument.take_parts(0)[..] else { panic!("one message") };
         assert_eq!((part.count, part.first_ns, part.last_ns), (2, 120, 130));
         assert_eq!(instrument.tally().foreign, 1);
+    }
+
+    #[test]
+    fn a_server_may_leave_the_sender_out() {
+        let audience = Audience::Others { senders: 2, own: vec![1] };
+        let mut instrument = Instrument::new(codec(), TIMELINE, audience, 3, 3);
+        for (conn, own) in [(0, None), (2, None)] {
+            assert!(!instrument.received(conn, own, &message(1, 0, 100), 120 + u64::from(conn)));
+        }
+        let [part] = instrument.take_parts(0)[..] else { panic!("whole without its sender") };
+        assert_eq!((part.count, part.last_ns), (2, 122));
+        for (conn, own) in [(0, None), (1, Some(1)), (2, None)] {
+            instrument.received(conn, own, &message(0, 0, 100), 130);
+        }
+        assert_eq!(instrument.take_parts(0)[0].count, 3, "sender 0 is another thread's");
+        assert!(!instrument.received(1, Some(1), &message(1, 0, 100), 140), "back to its sender");
+        assert_eq!((instrument.tally().echoed, instrument.totals().distinct), (1, 5));
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub mod outcome;
 pub mod payload;
 pub mod plan;
 pub mod progress;
+pub mod reasons;
 pub mod record;
 pub mod report;
 pub mod run;

@@ -10,6 +10,7 @@ use crate::instrument::Tally;
 use crate::ledger::Totals;
 use crate::net::control::{Done, Lazy, ThreadLoad};
 use crate::plan::Plan;
+use crate::reasons;
 use crate::record::Latencies;
 use crate::report::summary::{Compression, Connecting, Fanout, Generator, Integrity, Rates, Summary};
 use crate::schedule::{Arrival, Timeline};
@@ -128,7 +129,7 @@ pub fn summarize(
     } = measured;
     let samples = collector.total.measured.map(|samples| *samples).unwrap_or_default();
     let broadcast = config.mode == Mode::Broadcast;
-    let integrity = integrity(&tally, &totals, if broadcast { receivers } else { 1 });
+    let integrity = integrity(&tally, &totals, config.audience(receivers));
     let target = match config.load {
         Load::Open { rate } => Some(rate),
         _ => None,
@@ -153,7 +154,8 @@ pub fn summarize(
         received: (tally.sent_measured > 0).then_some(tally.received_measured),
         interrupted,
     };
-    let (verdict, reasons) = judge(&evidence);
+    let further = reasons::of_messages(config, &tally, &integrity);
+    let (verdict, reasons) = reasons::with(judge(&evidence), further);
     let rates = Rates {
         target,
         sent: tally.sent_measured as f64 / seconds.max(1e-9),

@@ -203,6 +203,7 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
             connect_rate: config.connect_rate.map(|rate| rate / f64::from(plan.threads)),
             load: config.load,
             broadcast: config.mode == Mode::Broadcast,
+            skip_sender: config.skip_sender,
             format: config.format,
             cohorts: config.cohorts,
             sizes: config.sizes.clone(),

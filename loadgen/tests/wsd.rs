@@ -73,6 +73,40 @@ fn sizes_times_and_paths_may_vary() {
     server.shutdown().expect("stopped");
 }
 
+#[test]
+fn a_server_that_leaves_the_sender_out_loses_nothing() {
+    let builder = Server::builder().listen("127.0.0.1:0").threads(2);
+    let room = || Broadcast::to_topic("all").skip_sender(true);
+    let server = builder.route("/chat", room).start().expect("a free port");
+    let url = format!("ws://{}", server.addresses()[0]);
+    let line = "--mode broadcast --conns 30 --senders 3 --rate 30 --duration 1s --drain 300ms";
+    let (out, value) = measure(&url, &format!("{line} --skip-sender"));
+    let fanout = &value["fanout"];
+    assert_eq!((&fanout["expected"], &fanout["received"]), (&json!(870), &json!(870)), "{out}");
+    assert_eq!((&fanout["last_us"]["n"], &value["integrity"]["lost"]), (&json!(30), &json!(0)), "{out}");
+    let (out, value) = measure(&url, line);
+    assert_eq!(
+        (&value["integrity"]["expected"], &value["integrity"]["lost"]),
+        (&json!(900), &json!(30)),
+        "{out}"
+    );
+    assert!(
+        out.contains("reason  each message missed one: give --skip-sender if that is the sender\n"),
+        "{out}"
+    );
+    server.shutdown().expect("stopped");
+
+    let (server, url) = start();
+    let (out, value) = measure(&url, &format!("{line} --skip-sender"));
+    assert_eq!(
+        (&value["fanout"]["received"], &value["integrity"]["lost"]),
+        (&json!(870), &json!(0)),
+        "{out}"
+    );
+    assert!(out.contains("reason  30 messages came back: leave out --skip-sender\n"), "{out}");
+    server.shutdown().expect("stopped");
+}
+
 /// 600 messages of 64 bytes, 1 KiB and 64 KiB: their mean is 3,577 bytes, with a deviation of 580.
 #[test]
 fn sizes_are_distributed_and_sources_are_those_listed() {

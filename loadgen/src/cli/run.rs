@@ -62,6 +62,9 @@ pub struct RunArgs {
     /// Senders of a broadcast [default: 4]
     #[arg(long, value_name = "N", value_parser = whole, help_heading = "Load")]
     pub senders: Option<u32>,
+    /// The server does not send a message to its sender (wsd --skip-sender): do not expect it there
+    #[arg(long, help_heading = "Load")]
+    pub skip_sender: bool,
     /// How the times of messages are spread
     #[arg(long, value_enum, default_value = "constant", help_heading = "Load")]
     pub arrival: Arrival,

@@ -132,6 +132,7 @@ pub fn config(it: &Config) -> Value {
         "rate": rate,
         "closed_loop": in_flight,
         "senders": it.senders,
+        "skip_sender": it.skip_sender,
         "size": if it.sizes.min == it.sizes.max { it.sizes.max.into() } else { Value::from(it.sizes.to_string()) },
         "source_ip": it.source_ips.to_string(),
         "arrival": match it.arrival { Arrival::Constant => "constant", Arrival::Poisson => "poisson" },

@@ -68,6 +68,8 @@ pub struct Assignment {
     pub load: Load,
     /// Whether everyone hears everyone.
     pub broadcast: bool,
+    /// But for the sender of a message, whom the server leaves out.
+    pub skip_sender: bool,
     /// Text or binary.
     pub format: Format,
     /// Who reads how.
@@ -259,6 +261,7 @@ impl Worker {
         let open: Vec<u32> = (0..a.conns)
             .filter(|&conn| self.is_open(conn) && self.reading(conn) == Reading::Healthy)
             .collect();
+        let own = slots.clone();
         debug_assert!(slots.len() <= open.len(), "the coordinator knows how many are open");
         // Spread over the connections: with few senders, not all on the same source address.
         let every = (open.len() / slots.len().max(1)).max(1);
@@ -283,7 +286,11 @@ impl Worker {
                 Pace::Closed { first: conns.flat_map(|conn| (0..in_flight).map(move |_| conn)).collect() }
             }
         };
-        let audience = if a.broadcast { Audience::All { senders } } else { Audience::Own };
+        let audience = match (a.broadcast, a.skip_sender) {
+            (false, _) => Audience::Own,
+            (true, false) => Audience::All { senders },
+            (true, true) => Audience::Others { senders, own },
+        };
         let codec = Codec::new(a.run, a.format, a.sizes.clone());
         let instrument = Instrument::new(codec, timeline, audience, a.conns as usize, open.len() as u32);
         self.hands.traffic = Some(Traffic::new(instrument, pace, a.format, self.hands.rng.fork()));
