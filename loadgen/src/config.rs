@@ -1,6 +1,7 @@
 //! What the command line means: defaults by mode, and what does not go together.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::{Mode, RunArgs};
@@ -9,6 +10,7 @@ use crate::payload::Format;
 use crate::schedule::Arrival;
 use crate::sizes::Sizes;
 use crate::sources::SourceIps;
+use crate::stages::{STAGES_MAX, Stage};
 use crate::target::Target;
 use crate::threshold::Threshold;
 
@@ -49,6 +51,8 @@ pub struct Config {
     pub conns: u32,
     /// How messages are paced.
     pub load: Load,
+    /// Its steps, where it has any; `load` is then their mean, and `duration` their sum.
+    pub stages: Arc<[Stage]>,
     /// Senders of a broadcast; in echo, all are.
     pub senders: u32,
     /// Whether the server leaves the sender of a message out of its receivers.
@@ -152,7 +156,8 @@ impl Config {
         }
         let load = load(&args, senders)?;
         skip_sender(&args, load, &cohorts)?;
-        if args.duration.is_zero() {
+        let duration = stages(&args)?.unwrap_or(args.duration);
+        if duration.is_zero() {
             return Err("--duration: give a time above 0, such as 10s".to_owned());
         }
         if let Some(pid) = args.server_pid
@@ -177,6 +182,7 @@ impl Config {
             mode: args.mode,
             conns: args.conns,
             load,
+            stages: args.stage.into(),
             senders,
             skip_sender: args.skip_sender,
             cohorts,
@@ -190,7 +196,7 @@ impl Config {
             format,
             connect_rate: args.connect_rate,
             seed: args.seed.unwrap_or(fresh_seed),
-            duration: args.duration,
+            duration,
             warmup: args.warmup,
             settle: args.settle,
             drain: args.drain,
@@ -239,6 +245,23 @@ fn cohorts(args: &RunArgs) -> Result<Cohorts, String> {
     Ok(Cohorts { conns: args.conns, slow, slow_bytes_per_second, never })
 }
 
+/// How long the stages take together; `None` where there are none.
+fn stages(args: &RunArgs) -> Result<Option<Duration>, String> {
+    if args.stage.is_empty() {
+        return Ok(None);
+    }
+    if args.stage.len() > STAGES_MAX {
+        return Err(format!("--stage: {} stages, of at most {STAGES_MAX}", args.stage.len()));
+    }
+    if let Some(stage) = args.stage.iter().find(|stage| stage.time.is_zero()) {
+        return Err(format!("--stage {stage}: give a time above 0, such as 30s:10k"));
+    }
+    if args.stage.iter().all(|stage| stage.rate <= 0.0) {
+        return Err("--stage: all are pauses; give one a rate above 0".to_owned());
+    }
+    Ok(Some(Stage::time_of_all(&args.stage)))
+}
+
 fn skip_sender(args: &RunArgs, load: Load, cohorts: &Cohorts) -> Result<(), String> {
     if !args.skip_sender {
         return Ok(());
@@ -266,6 +289,7 @@ fn load(args: &RunArgs, senders: u32) -> Result<Load, String> {
             ("--rate", args.rate.is_some()),
             ("--rate-per-conn", per_conn.is_some()),
             ("--closed-loop", args.closed_loop.is_some()),
+            ("--stage", !args.stage.is_empty()),
         ];
         return match flags.iter().find(|(_, given)| *given) {
             Some((flag, _)) => Err(format!("{flag}: --mode idle sends nothing; leave it out")),
@@ -275,6 +299,7 @@ fn load(args: &RunArgs, senders: u32) -> Result<Load, String> {
     let default = if args.mode == Mode::Echo { 1_000.0 } else { 1.0 };
     Ok(match args.closed_loop {
         Some(in_flight) => Load::Closed { in_flight },
+        None if !args.stage.is_empty() => Load::Open { rate: Stage::rate_of_all(&args.stage) },
         None => Load::Open { rate: args.rate.or(per_conn).unwrap_or(default) },
     })
 }
@@ -306,6 +331,10 @@ mod tests {
         assert_eq!(config("-c 50 -r 0.5").expect("sound").load, Load::Open { rate: 25.0 });
         let three = config("--mode broadcast -c 50 --senders 3 -r 2").expect("sound");
         assert_eq!(three.load, Load::Open { rate: 6.0 }, "each sender");
+        let stages = config("--stage 1s:4 --stage 3s:8").expect("sound");
+        assert_eq!((stages.load, stages.duration.as_secs()), (Load::Open { rate: 7.0 }, 4));
+        assert_eq!(config(&"--stage 1s:1 ".repeat(64)).expect("sound").stages.len(), 64);
+        assert!(config(&"--stage 1s:1 ".repeat(65)).expect_err("too many").contains("at most 64"));
         assert_eq!(config("--closed-loop 3").expect("sound").load, Load::Closed { in_flight: 3 });
     }
 
@@ -332,6 +361,9 @@ mod tests {
             ("--never-read 5", "--mode broadcast"),
             ("--mode broadcast -c 5 --never-read 5", "--never-read"),
             ("--mode broadcast -c 5 --never-read 2 --senders 4", "--senders"),
+            ("--mode idle --stage 1s:5", "--stage"),
+            ("--stage 0s:5", "--stage 0s:5"),
+            ("--stage 1s:0 --stage 2s:0", "above 0"),
             ("--skip-sender", "--mode broadcast"),
             ("--mode broadcast --skip-sender --closed-loop 1", "--rate"),
             ("--mode broadcast --skip-sender -c 1", "--conns 2"),

@@ -6,6 +6,7 @@ use crate::ledger::{Ledger, Totals};
 use crate::payload::{Codec, Parsed, Stamp};
 use crate::record::Slice;
 use crate::schedule::Timeline;
+use crate::stages::{StageBook, Staged};
 
 /// A message that was due just before the measurement ended may be written so much after it.
 pub const GRACE_NS: u64 = 100_000_000;
@@ -83,6 +84,7 @@ pub struct Instrument {
     /// No message is to come back to its sender.
     skips_sender: bool,
     slice: Slice,
+    stages: StageBook,
     tally: Tally,
 }
 
@@ -105,8 +107,15 @@ impl Instrument {
             ledger,
             fanout,
             slice: Slice::default(),
+            stages: StageBook::default(),
             tally: Tally::default(),
         }
+    }
+
+    /// Keeps the stages of the run apart as well.
+    #[must_use]
+    pub fn with_stages(self, stages: StageBook) -> Self {
+        Self { stages, ..self }
     }
 
     /// The phases of the run.
@@ -126,6 +135,7 @@ impl Instrument {
         let in_time = stamp.sent_ns < self.timeline.end_ns + GRACE_NS;
         self.tally.sent_measured += u64::from(in_time && self.timeline.is_measured(stamp.intended_ns));
         self.slice.sent(&self.timeline, stamp.intended_ns, stamp.sent_ns);
+        self.stages.sent(stamp.intended_ns, stamp.sent_ns);
     }
 
     /// A message came due, whether or not it can be written.
@@ -187,6 +197,7 @@ impl Instrument {
         }
         self.tally.received_measured += u64::from(self.timeline.is_measured(stamp.intended_ns));
         self.slice.received(&self.timeline, &stamp, now_ns);
+        self.stages.received(stamp.intended_ns, now_ns);
         if let Some(table) = &mut self.fanout {
             table.note(stamp.sender, stamp.sequence, stamp.intended_ns, now_ns);
         }
@@ -196,6 +207,11 @@ impl Instrument {
     /// The samples since the last call.
     pub fn take_slice(&mut self) -> Slice {
         std::mem::take(&mut self.slice)
+    }
+
+    /// The stages, when the run is over.
+    pub fn take_stages(&mut self) -> Vec<Staged> {
+        self.stages.take()
     }
 
     /// The messages that all receivers of this thread have, and those older than `before_ns` that some lack.

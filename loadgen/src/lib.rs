@@ -48,6 +48,7 @@ pub mod seconds;
 pub mod server;
 pub mod sizes;
 pub mod sources;
+pub mod stages;
 pub mod target;
 pub mod threshold;
 pub mod verdict;

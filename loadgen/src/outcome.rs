@@ -15,6 +15,7 @@ use crate::record::Latencies;
 use crate::report::summary::{Compression, Connecting, Fanout, Generator, Integrity, Rates, Summary};
 use crate::schedule::{Arrival, Timeline};
 use crate::server::{Cost, Probe, probe};
+use crate::stages::{StageResult, Staged};
 use crate::verdict::{Evidence, judge};
 
 /// How long messages under way are awaited in a run that was cut short.
@@ -35,6 +36,8 @@ pub struct Measured {
     pub closed: BTreeMap<u16, u64>,
     /// What those came to that do not read as they should.
     pub lazy: Lazy,
+    /// The stages of the load, where it has any.
+    pub stages: Vec<Staged>,
     /// What each thread used.
     pub loads: Vec<ThreadLoad>,
     /// How long was measured, in seconds; shorter than asked for where the user stopped it.
@@ -60,6 +63,7 @@ impl Measured {
             totals: Totals::default(),
             closed: BTreeMap::new(),
             lazy: Lazy::default(),
+            stages: Vec::new(),
             loads: Vec::new(),
             seconds: (timeline.end_ns - timeline.measure_ns) as f64 / SECOND_NS as f64,
             interrupted: false,
@@ -73,6 +77,10 @@ impl Measured {
         self.tally.add(&done.tally);
         self.totals.add(&done.totals);
         self.loads.push(done.load);
+        self.stages.resize_with(done.stages.len().max(self.stages.len()), Staged::default);
+        for (mine, other) in self.stages.iter_mut().zip(&done.stages) {
+            mine.merge(other);
+        }
         self.lazy.received += done.lazy.received;
         for (code, number) in done.lazy.closed {
             *self.lazy.closed.entry(code).or_default() += number;
@@ -123,6 +131,7 @@ pub fn summarize(
         interrupted,
         deserted,
         server,
+        stages,
         loads,
         lazy,
         ..
@@ -174,6 +183,7 @@ pub fn summarize(
         connecting,
         fanout: broadcast.then_some(Fanout { spans: collector.spans }),
         by_second: collector.seconds,
+        stages: StageResult::all(&config.stages, stages, config.warmup, seconds),
         response: samples.response,
         service: samples.service,
         integrity,

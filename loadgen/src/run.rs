@@ -202,6 +202,8 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
             offer: Arc::clone(&offer),
             connect_rate: config.connect_rate.map(|rate| rate / f64::from(plan.threads)),
             load: config.load,
+            stages: Arc::clone(&config.stages),
+            warmup: config.warmup,
             broadcast: config.mode == Mode::Broadcast,
             skip_sender: config.skip_sender,
             format: config.format,

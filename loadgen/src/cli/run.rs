@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::values::{duration, header, number, whole};
+use super::values::{duration, header, number, stage, whole};
 use crate::cohort::SlowReaders;
 use crate::schedule::Arrival;
 use crate::sizes::Sizes;
 use crate::sources::SourceIps;
+use crate::stages::Stage;
 
 /// What the connections do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -56,6 +57,10 @@ pub struct RunArgs {
     /// Messages per second of each sender, instead of --rate
     #[arg(short = 'r', long, value_name = "X", value_parser = number, conflicts_with_all = ["rate", "closed_loop"], help_heading = "Load")]
     pub rate_per_conn: Option<f64>,
+    /// A step of the load, TIME:RATE, instead of --rate and --duration; may be repeated (the rate jumps from one to
+    /// the next, it does not ramp). 10s:0 is a pause
+    #[arg(long, value_name = "30s:10k", value_parser = stage, conflicts_with_all = ["rate", "rate_per_conn", "closed_loop", "duration"], help_heading = "Load")]
+    pub stage: Vec<Stage>,
     /// Instead of a rate: keep K messages of each sender in flight
     #[arg(long, value_name = "K", value_parser = whole, conflicts_with = "rate", help_heading = "Load")]
     pub closed_loop: Option<u32>,
@@ -136,7 +141,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "METRIC<BOUND", help_heading = "Output")]
     pub threshold: Vec<String>,
     /// Search for the highest rate that keeps this, in whole runs from --rate on
-    #[arg(long, value_name = "METRIC<BOUND", conflicts_with_all = ["closed_loop", "threshold", "json", "hlog", "hgrm", "html", "csv"], help_heading = "Output")]
+    #[arg(long, value_name = "METRIC<BOUND", conflicts_with_all = ["closed_loop", "stage", "threshold", "json", "hlog", "hgrm", "html", "csv"], help_heading = "Output")]
     pub find_max: Option<String>,
     /// Write the result as JSON
     #[arg(long, value_name = "FILE", help_heading = "Output")]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::stages::Stage;
+
 /// A number with an optional suffix: 5k, 1.5M, 50_000, 50,000.
 pub(super) fn number(text: &str) -> Result<f64, String> {
     let plain: String = text.chars().filter(|it| !matches!(it, ',' | '_')).collect();
@@ -22,6 +24,13 @@ pub(super) fn whole(text: &str) -> Result<u32, String> {
         Ok(value) if value.fract() == 0.0 && value <= f64::from(u32::MAX) => Ok(value as u32),
         _ => Err("give a whole number from 1 on, such as 500 or 50k".to_owned()),
     }
+}
+
+/// A step of the load: 30s:10k; a rate of 0 is a pause.
+pub(super) fn stage(text: &str) -> Result<Stage, String> {
+    let (time, rate) = text.split_once(':').ok_or("give TIME:RATE, such as 30s:10k")?;
+    let rate_per_second = if rate == "0" { 0.0 } else { number(rate)? };
+    Ok(Stage::new(text.to_owned(), duration(time)?, rate_per_second))
 }
 
 /// A header: its name and value, sound as RFC 9110 has it (section 5).
@@ -68,6 +77,12 @@ mod tests {
             assert!(number(bad).is_err(), "{bad}");
         }
         assert!(whole("1.5").is_err());
+        let typed = |text| stage(text).map(|it| (it.time.as_millis(), it.rate, it.to_string()));
+        assert_eq!(typed("1.5s:10k"), Ok((1_500, 1e4, "1.5s:10k".to_owned())));
+        assert_eq!(typed("2m:0"), Ok((120_000, 0.0, "2m:0".to_owned())));
+        for bad in ["30s", "30s:", ":5", "30s:-1", "x:5", "30s:5:6"] {
+            assert!(typed(bad).is_err(), "{bad}");
+        }
         let ms = |text| duration(text).map(|it| it.as_millis());
         assert_eq!(
             (ms("10s"), ms("500ms"), ms("2m"), ms("1.5"), ms("0s")),

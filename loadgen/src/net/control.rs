@@ -9,6 +9,7 @@ use crate::instrument::Tally;
 use crate::ledger::Totals;
 use crate::record::{Latencies, Slice};
 use crate::schedule::Timeline;
+use crate::stages::Staged;
 
 /// From the coordinator to a thread.
 #[derive(Debug)]
@@ -80,6 +81,8 @@ pub struct Done {
     pub closed: BTreeMap<u16, u64>,
     /// What those came to that do not read as they should.
     pub lazy: Lazy,
+    /// The stages of the load, where it has any.
+    pub stages: Vec<Staged>,
     /// What the thread used while measuring.
     pub load: ThreadLoad,
 }

@@ -78,17 +78,18 @@ impl<W: Write> HlogWriter<W> {
     pub fn interval(&mut self, interval: &Interval) -> io::Result<()> {
         let Interval { number, slice, warmup_spans, measured_spans } = interval;
         let parts = [(WARMUP, &slice.warmup, warmup_spans), ("", &slice.measured, measured_spans)];
+        let second = (f64::from(*number), 1.0);
         for (prefix, samples, spans) in parts {
             if let Some(samples) = samples {
                 let Samples { response, service, .. } = &**samples;
-                self.histogram(*number, prefix, self.response, response)?;
-                self.histogram(*number, prefix, "service", service)?;
+                self.histogram(second, prefix, self.response, response)?;
+                self.histogram(second, prefix, "service", service)?;
             }
             if let Some(spans) = spans {
                 let Spans { first, last, spread } = &**spans;
-                self.histogram(*number, prefix, "fanout_first", first)?;
-                self.histogram(*number, prefix, "fanout_last", last)?;
-                self.histogram(*number, prefix, "fanout_spread", spread)?;
+                self.histogram(second, prefix, "fanout_first", first)?;
+                self.histogram(second, prefix, "fanout_last", last)?;
+                self.histogram(second, prefix, "fanout_spread", spread)?;
             }
         }
         Ok(())
@@ -99,18 +100,30 @@ impl<W: Write> HlogWriter<W> {
     /// # Errors
     /// The file cannot be written to.
     pub fn finish(mut self, summary: &Summary) -> io::Result<()> {
+        for (number, it) in summary.stages.iter().enumerate() {
+            let tag = format!("stage_{}_{}", number + 1, self.response);
+            self.histogram((it.begin.as_secs_f64(), it.seconds), "", &tag, &it.staged.response)?;
+        }
         writeln!(self.out, "{VERDICT}{}", summary.verdict)?;
         writeln!(self.out, "{RESULT}{}", json::value(summary))?;
         self.out.flush()
     }
 
-    fn histogram(&mut self, number: u32, prefix: &str, tag: &str, latencies: &Latencies) -> io::Result<()> {
+    /// The interval is (begin, length) in seconds.
+    fn histogram(
+        &mut self,
+        interval: (f64, f64),
+        prefix: &str,
+        tag: &str,
+        latencies: &Latencies,
+    ) -> io::Result<()> {
         let Some(max_ns) = latencies.max_ns() else { return Ok(()) };
         let mut bytes = Vec::new();
         let serialized = self.serializer.serialize(latencies.histogram(), &mut bytes);
         serialized.map_err(|error| io::Error::other(error.to_string()))?;
         let max_ms = max_ns as f64 / 1e6;
-        writeln!(self.out, "Tag={prefix}{tag},{number}.000,1.000,{max_ms:.3},{}", STANDARD.encode(&bytes))
+        let ((begin, length), encoded) = (interval, STANDARD.encode(&bytes));
+        writeln!(self.out, "Tag={prefix}{tag},{begin:.3},{length:.3},{max_ms:.3},{encoded}")
     }
 }
 
@@ -124,7 +137,7 @@ pub fn write_totals(tags: &BTreeMap<String, Latencies>, result: &Value) -> io::R
     writeln!(out, "{CONFIG}{}", result["config"])?;
     let mut writer = HlogWriter { out: &mut out, serializer: V2DeflateSerializer::new(), response: "" };
     for (tag, latencies) in tags {
-        writer.histogram(0, "", tag, latencies)?;
+        writer.histogram((0.0, 1.0), "", tag, latencies)?;
     }
     writeln!(out, "{VERDICT}{}", result["verdict"].as_str().unwrap_or_default())?;
     writeln!(out, "{RESULT}{result}")?;

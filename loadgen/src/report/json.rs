@@ -11,6 +11,7 @@ use crate::payload::Format;
 use crate::record::{Latencies, Quantile};
 use crate::schedule::Arrival;
 use crate::seconds::Second;
+use crate::stages::StageResult;
 
 /// Writes the report to a file.
 ///
@@ -85,6 +86,7 @@ pub fn value(it: &Summary) -> Value {
             "closed_by_code": lazy.closed.iter().map(|(code, number)| (code.to_string(), Value::from(*number)))
                 .collect::<serde_json::Map<_, _>>(),
         })),
+        "stages": it.stages.iter().map(stage).collect::<Vec<_>>(),
         "server": it.server.as_ref().map(|server| json!({
             "pid": server.pid,
             "user_s": server.user_s,
@@ -102,6 +104,17 @@ pub fn value(it: &Summary) -> Value {
             "send_late_max_us": it.generator.late.as_ref().and_then(Latencies::max_ns).map(us),
         },
         "by_second": it.by_second.iter().map(second).collect::<Vec<_>>(),
+    })
+}
+
+fn stage(it: &StageResult) -> Value {
+    json!({
+        "stage": it.stage.to_string(),
+        "seconds": it.seconds,
+        "target_per_s": it.stage.rate,
+        "sent": it.staged.sent,
+        "sent_per_s": it.sent_per_second(),
+        "response_us": quantiles(&it.staged.response),
     })
 }
 
@@ -131,6 +144,7 @@ pub fn config(it: &Config) -> Value {
         "conns": it.conns,
         "rate": rate,
         "closed_loop": in_flight,
+        "stages": it.stages.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "senders": it.senders,
         "skip_sender": it.skip_sender,
         "size": if it.sizes.min == it.sizes.max { it.sizes.max.into() } else { Value::from(it.sizes.to_string()) },

@@ -9,6 +9,7 @@ use crate::plan::Plan;
 use crate::record::Latencies;
 use crate::seconds::Second;
 use crate::server::Cost;
+use crate::stages::StageResult;
 use crate::verdict::Verdict;
 
 /// Everything that is reported of a run.
@@ -28,6 +29,8 @@ pub struct Summary {
     pub fanout: Option<Fanout>,
     /// The same second by second, warm-up included.
     pub by_second: Vec<Second>,
+    /// The stages of the load, where it has any.
+    pub stages: Vec<StageResult>,
     /// What arrived, and how.
     pub integrity: Integrity,
     /// What compression came to, where it was offered.

@@ -6,6 +6,7 @@ use super::format::{bytes, count, duration, duration_or_dash, exact_percent, per
 use super::summary::{Connecting, Integrity, Summary};
 use crate::plan::Plan;
 use crate::record::{Latencies, Quantile};
+use crate::stages::StageResult;
 
 /// The columns of the table.
 const QUANTILES: [Quantile; 4] = [Quantile::P50, Quantile::P90, Quantile::P99, Quantile::P999];
@@ -55,6 +56,7 @@ pub fn results(out: &mut impl Write, it: &Summary) -> io::Result<()> {
         writeln!(out, "rate    sent {sent}/s{target}   received {received}/s   over {:.1}s", it.seconds)?;
         integrity(out, &it.integrity)?;
     }
+    stages(out, &it.stages)?;
     if let Some(deflate) = &it.deflate {
         let ratio = deflate.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
         let (wire, plain) = (bytes(deflate.wire_bytes), bytes(deflate.plain_bytes));
@@ -131,6 +133,28 @@ fn quantiles(out: &mut impl Write, it: &Summary) -> io::Result<()> {
         None => row(out, "response", &it.response)?,
     }
     row(out, "service", &it.service)
+}
+
+/// One row per stage of the load, with the rate that it came to.
+fn stages(out: &mut impl Write, all: &[StageResult]) -> io::Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    write!(out, "{:13}{:>11}", "stage", "n")?;
+    for name in ["p50", "p90", "p99", "max"] {
+        write!(out, "{name:>9}")?;
+    }
+    writeln!(out, "{:>10}", "sent/s")?;
+    for it in all {
+        let response = &it.staged.response;
+        write!(out, "{:13}{:>11}", it.stage, short_count(response.count()))?;
+        for quantile in [Quantile::P50, Quantile::P90, Quantile::P99] {
+            write!(out, "{:>9}", duration_or_dash(response.quantile_ns(quantile)))?;
+        }
+        let sent = it.sent_per_second().map_or_else(|| "-".to_owned(), rate);
+        writeln!(out, "{:>9}{sent:>10}", duration_or_dash(response.max_ns()))?;
+    }
+    Ok(())
 }
 
 fn integrity(out: &mut impl Write, it: &Integrity) -> io::Result<()> {

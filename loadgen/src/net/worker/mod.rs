@@ -15,6 +15,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
@@ -33,6 +34,7 @@ use crate::instrument::{Audience, Instrument};
 use crate::payload::{Codec, Format};
 use crate::schedule::{Arrival, Schedule};
 use crate::sizes::Sizes;
+use crate::stages::{Stage, StageBook, Steps};
 
 /// The waker's token; connections have the tokens below.
 pub const WAKER: Token = Token(usize::MAX);
@@ -66,6 +68,10 @@ pub struct Assignment {
     pub connect_rate: Option<f64>,
     /// How messages are paced, in the whole run.
     pub load: Load,
+    /// The steps of that, where it has any, and the warm-up before them.
+    pub stages: Arc<[Stage]>,
+    /// Load before the measurement.
+    pub warmup: Duration,
     /// Whether everyone hears everyone.
     pub broadcast: bool,
     /// But for the sender of a message, whom the server leaves out.
@@ -82,6 +88,13 @@ pub struct Assignment {
     pub run: u64,
     /// What randomness follows from.
     pub seed: u64,
+}
+
+impl Assignment {
+    /// The rates of the run, which has `rate` where it has no stages.
+    fn steps(&self, rate: f64) -> Steps {
+        if self.stages.is_empty() { Steps::constant(rate) } else { Steps::new(self.warmup, &self.stages) }
+    }
 }
 
 /// One thread's state.
@@ -275,7 +288,7 @@ impl Worker {
             Load::None => Pace::Silent,
             Load::Open { rate } => Pace::Open(Schedule::new(
                 &timeline,
-                rate,
+                a.steps(rate),
                 senders,
                 chosen,
                 a.arrival,
@@ -292,7 +305,8 @@ impl Worker {
             (true, true) => Audience::Others { senders, own },
         };
         let codec = Codec::new(a.run, a.format, a.sizes.clone());
-        let instrument = Instrument::new(codec, timeline, audience, a.conns as usize, open.len() as u32);
+        let instrument = Instrument::new(codec, timeline, audience, a.conns as usize, open.len() as u32)
+            .with_stages(StageBook::new(&timeline, &a.stages));
         self.hands.traffic = Some(Traffic::new(instrument, pace, a.format, self.hands.rng.fork()));
         self.slow = (0..self.assignment.conns)
             .filter(|&conn| self.is_open(conn) && matches!(self.reading(conn), Reading::Slow(_)))
@@ -350,6 +364,7 @@ impl Worker {
             done.tally = *instrument.tally();
             done.tally.foreign += self.hands.early;
             done.totals = instrument.totals();
+            done.stages = instrument.take_stages();
             done.load = marks.load();
             let (slice, parts) = (instrument.take_slice(), instrument.take_parts(u64::MAX));
             let _ = self.reports.send(Report::Second { number: marks.seconds, slice, parts });

@@ -3,6 +3,7 @@
 
 pub mod charts;
 pub mod plot;
+mod stages;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -59,6 +60,7 @@ pub fn run(result: &Value, curves: &BTreeMap<String, Latencies>, seconds: &[Seco
         &charts::quantiles(&shown),
     );
     quantile_table(&mut page, result);
+    stages::table(&mut page, result);
     let by_second = result["by_second"].as_array().map_or(&[][..], Vec::as_slice);
     // Not the wait for stragglers in which none came.
     let end = by_second.iter().rposition(|it| it["received"] != 0 || it["sent"] != 0).map_or(0, |at| at + 1);
