@@ -4,8 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backoff::Reconnect;
 use crate::cli::{Mode, RunArgs};
 use crate::cohort::Cohorts;
+use crate::connects::ConnectPace;
+use crate::lives::Lifetime;
 use crate::payload::Format;
 use crate::schedule::Arrival;
 use crate::sizes::Sizes;
@@ -18,6 +21,8 @@ use crate::threshold::Threshold;
 const STREAMS_MAX: u64 = 1 << 28;
 /// The largest message, which the receiving side is told to take.
 const SIZE_MAX: u32 = 16 << 20;
+/// How long connections live that come and go, where the user does not say.
+const LIFETIME: &str = "5s";
 /// Senders of a broadcast where the user does not say.
 const SENDERS: u32 = 4;
 
@@ -75,8 +80,14 @@ pub struct Config {
     pub subprotocols: Vec<String>,
     /// Text or binary.
     pub format: Format,
-    /// Connections opened per second, where that is limited.
-    pub connect_rate: Option<f64>,
+    /// How fast connections are opened.
+    pub connect_pace: ConnectPace,
+    /// How long a server may take to answer a handshake.
+    pub connect_timeout: Duration,
+    /// How long connections live, where they come and go.
+    pub lifetime: Option<Lifetime>,
+    /// Who comes back by itself.
+    pub reconnect: Reconnect,
     /// What all randomness follows from.
     pub seed: u64,
     /// The measurement.
@@ -156,6 +167,7 @@ impl Config {
         }
         let load = load(&args, senders)?;
         skip_sender(&args, load, &cohorts)?;
+        let (connect_pace, lifetime) = (connect_pace(&args)?, lifetime(&args)?);
         let duration = stages(&args)?.unwrap_or(args.duration);
         if duration.is_zero() {
             return Err("--duration: give a time above 0, such as 10s".to_owned());
@@ -194,7 +206,10 @@ impl Config {
             deflate: args.deflate,
             subprotocols: args.subprotocol,
             format,
-            connect_rate: args.connect_rate,
+            connect_pace,
+            connect_timeout: args.connect_timeout,
+            lifetime,
+            reconnect: args.reconnect,
             seed: args.seed.unwrap_or(fresh_seed),
             duration,
             warmup: args.warmup,
@@ -245,6 +260,33 @@ fn cohorts(args: &RunArgs) -> Result<Cohorts, String> {
     Ok(Cohorts { conns: args.conns, slow, slow_bytes_per_second, never })
 }
 
+fn connect_pace(args: &RunArgs) -> Result<ConnectPace, String> {
+    let per_second = match args.ramp {
+        Some(ramp) if ramp.is_zero() => return Err("--ramp: give a time above 0, or --storm".to_owned()),
+        Some(ramp) => Some(f64::from(args.conns) / ramp.as_secs_f64()),
+        None => args.connect_rate,
+    };
+    if args.connect_timeout.is_zero() {
+        return Err("--connect-timeout: give a time above 0, such as 10s".to_owned());
+    }
+    Ok(match per_second {
+        Some(rate) => ConnectPace::Rate(rate),
+        None if args.storm => ConnectPace::Storm,
+        None => ConnectPace::Gentle,
+    })
+}
+
+fn lifetime(args: &RunArgs) -> Result<Option<Lifetime>, String> {
+    match (args.mode, &args.lifetime) {
+        (Mode::Churn, Some(lifetime)) => Ok(Some(lifetime.clone())),
+        (Mode::Churn, None) => Lifetime::parse(LIFETIME).map(Some),
+        (_, None) => Ok(None),
+        (mode, Some(_)) => {
+            Err(format!("--lifetime: only with --mode churn; connections of {} stay", mode.name()))
+        }
+    }
+}
+
 /// How long the stages take together; `None` where there are none.
 fn stages(args: &RunArgs) -> Result<Option<Duration>, String> {
     if args.stage.is_empty() {
@@ -284,7 +326,7 @@ fn skip_sender(args: &RunArgs, load: Load, cohorts: &Cohorts) -> Result<(), Stri
 
 fn load(args: &RunArgs, senders: u32) -> Result<Load, String> {
     let per_conn = args.rate_per_conn.map(|rate| rate * f64::from(senders));
-    if args.mode == Mode::Idle {
+    if let Mode::Idle | Mode::Connect = args.mode {
         let flags = [
             ("--rate", args.rate.is_some()),
             ("--rate-per-conn", per_conn.is_some()),
@@ -292,9 +334,20 @@ fn load(args: &RunArgs, senders: u32) -> Result<Load, String> {
             ("--stage", !args.stage.is_empty()),
         ];
         return match flags.iter().find(|(_, given)| *given) {
+            Some((flag, _)) if args.mode == Mode::Connect => {
+                Err(format!("{flag}: --mode connect sends nothing; its rate is --connect-rate"))
+            }
             Some((flag, _)) => Err(format!("{flag}: --mode idle sends nothing; leave it out")),
             None => Ok(Load::None),
         };
+    }
+    if args.mode == Mode::Churn && args.closed_loop.is_some() {
+        return Err(
+            "--closed-loop: connections of --mode churn do not wait for answers; give --rate".to_owned()
+        );
+    }
+    if args.mode == Mode::Churn && args.rate.or(per_conn).is_none() && args.stage.is_empty() {
+        return Ok(Load::None);
     }
     let default = if args.mode == Mode::Echo { 1_000.0 } else { 1.0 };
     Ok(match args.closed_loop {
@@ -339,6 +392,21 @@ mod tests {
     }
 
     #[test]
+    fn connections_come_at_a_pace_and_may_go() {
+        assert_eq!(config("").expect("sound").connect_pace, ConnectPace::Gentle);
+        assert_eq!(config("-c 500 --ramp 2s").expect("sound").connect_pace, ConnectPace::Rate(250.0));
+        assert_eq!(config("--connect-rate 5k").expect("sound").connect_pace, ConnectPace::Rate(5e3));
+        let storm = config("--mode connect --storm").expect("sound");
+        assert_eq!((storm.connect_pace, storm.load, &*storm.path), (ConnectPace::Storm, Load::None, "/echo"));
+        let churn = config("--mode churn").expect("sound");
+        assert_eq!((churn.lifetime.map(|it| it.mean().as_secs()), churn.load), (Some(5), Load::None));
+        let echo = config("--mode churn --lifetime 1s..2s -c 10 -r 3").expect("sound");
+        assert_eq!(echo.load, Load::Open { rate: 30.0 });
+        let back = config("--reconnect backoff:50ms..1s").expect("sound").reconnect;
+        assert_eq!(back.to_string(), "backoff:50ms..1s");
+    }
+
+    #[test]
     fn the_size_has_a_floor_for_each_format() {
         assert!(config("--size 39").is_ok() && config("--size 52 --text").is_ok());
         assert!(config("--size 38").expect_err("too small").contains("--size 39"));
@@ -364,6 +432,12 @@ mod tests {
             ("--mode idle --stage 1s:5", "--stage"),
             ("--stage 0s:5", "--stage 0s:5"),
             ("--stage 1s:0 --stage 2s:0", "above 0"),
+            ("--mode connect --rate 5", "--connect-rate"),
+            ("--mode connect --stage 5s:5", "--stage"),
+            ("--mode churn --closed-loop 1", "--rate"),
+            ("--lifetime 5s", "--mode churn"),
+            ("--mode connect --ramp 0s", "--storm"),
+            ("--connect-timeout 0s", "--connect-timeout"),
             ("--skip-sender", "--mode broadcast"),
             ("--mode broadcast --skip-sender --closed-loop 1", "--rate"),
             ("--mode broadcast --skip-sender -c 1", "--conns 2"),

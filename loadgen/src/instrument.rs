@@ -209,6 +209,14 @@ impl Instrument {
         std::mem::take(&mut self.slice)
     }
 
+    /// What connection `conn` still has to receive goes to the one numbered `to`; it begins anew with `sequence`.
+    pub fn move_stream(&mut self, conn: u32, to: u32, sequence: u32) {
+        if self.fanout.is_none() {
+            self.ledger.move_stream(conn as usize, to as usize);
+            self.ledger.begin(conn as usize, sequence);
+        }
+    }
+
     /// The stages, when the run is over.
     pub fn take_stages(&mut self) -> Vec<Staged> {
         self.stages.take()

@@ -17,6 +17,7 @@
 //! `doctor` and `server` ask the clock or the system; the rest are values in, values out.
 
 pub mod ab;
+pub mod backoff;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod cohort;
 pub mod collect;
 pub mod compare;
 pub mod config;
+pub mod connects;
 pub mod coordinate;
 pub mod crew;
 pub mod doctor;
@@ -33,6 +35,7 @@ pub mod find_max;
 pub mod instrument;
 pub mod launch;
 pub mod ledger;
+pub mod lives;
 pub mod merge;
 pub mod net;
 pub mod outcome;

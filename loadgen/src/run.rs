@@ -13,7 +13,7 @@ use crate::coordinate::Coordinator;
 use crate::crew::Crew;
 use crate::launch::Launched;
 use crate::net::worker::Assignment;
-use crate::outcome::summarize;
+use crate::outcome::{connect_cost, summarize};
 use crate::plan::{Machine, Plan, Wish, local_ports};
 use crate::progress::Progress;
 use crate::report::hlog::HlogWriter;
@@ -114,9 +114,20 @@ pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) 
         .map_err(|error| Failure::Broken(format!("cannot start {} threads: {error}", plan.threads)))?;
     let progress = Progress::new(config.progress);
     let mut coordinator = Coordinator::new(config, interrupted, crew, progress);
-    let dialed = coordinator.dial()?;
-    print(out, |out| table::connecting(out, &dialed))?;
-    let measured = coordinator.load(&dialed, hlog.as_mut())?;
+    let mut dialed = coordinator.dial()?;
+    if config.mode != Mode::Connect {
+        dialed.cost = connect_cost(before, config.server_pid.and_then(probe), dialed.ok());
+        dialed.target_per_second = config.connect_pace.rate();
+        print(out, |out| table::connecting(out, &dialed))?;
+    }
+    let mut measured = coordinator.load(&dialed, hlog.as_mut())?;
+    if config.mode == Mode::Connect {
+        dialed = measured.connecting(dialed, config, before);
+        if dialed.ok() == 0 {
+            return Err(coordinator.unreachable(&dialed));
+        }
+        print(out, |out| table::connecting(out, &dialed))?;
+    }
 
     let summary = summarize(config, &plan, dialed, measured, before);
     print(out, |out| table::results(out, &summary))?;
@@ -124,7 +135,7 @@ pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) 
         json::write(path, &summary).map_err(|error| write_error("--json", path, &error))?;
     }
     if let Some(path) = &config.hgrm {
-        hgrm::write(path, &summary.response).map_err(|error| write_error("--hgrm", path, &error))?;
+        hgrm::write(path, summary.main_times()).map_err(|error| write_error("--hgrm", path, &error))?;
     }
     if let Some(path) = &config.html {
         let stored = Stored::of(String::new(), &summary);
@@ -200,7 +211,11 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
             server,
             sources: plan.sources.clone(),
             offer: Arc::clone(&offer),
-            connect_rate: config.connect_rate.map(|rate| rate / f64::from(plan.threads)),
+            connect_pace: config.connect_pace,
+            connect_timeout: config.connect_timeout,
+            connect_only: config.mode == Mode::Connect,
+            lifetime: config.lifetime.clone(),
+            reconnect: config.reconnect.clone(),
             load: config.load,
             stages: Arc::clone(&config.stages),
             warmup: config.warmup,

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::values::{duration, header, number, stage, whole};
+use crate::backoff::Reconnect;
 use crate::cohort::SlowReaders;
+use crate::lives::Lifetime;
 use crate::schedule::Arrival;
 use crate::sizes::Sizes;
 use crate::sources::SourceIps;
@@ -21,11 +23,15 @@ pub enum Mode {
     Broadcast,
     /// Connected and silent
     Idle,
+    /// Connecting itself is what is measured: all connections once, then they close
+    Connect,
+    /// Connections come and go, see --lifetime; with a rate those that live echo
+    Churn,
 }
 
 impl Mode {
     /// All there are.
-    pub const ALL: [Self; 3] = [Self::Echo, Self::Broadcast, Self::Idle];
+    pub const ALL: [Self; 5] = [Self::Echo, Self::Broadcast, Self::Idle, Self::Connect, Self::Churn];
 
     /// As in the flags and the JSON.
     pub const fn name(self) -> &'static str {
@@ -33,6 +39,8 @@ impl Mode {
             Self::Echo => "echo",
             Self::Broadcast => "broadcast",
             Self::Idle => "idle",
+            Self::Connect => "connect",
+            Self::Churn => "churn",
         }
     }
 }
@@ -47,9 +55,6 @@ pub struct RunArgs {
     /// What the connections do
     #[arg(long, value_enum, default_value = "echo", help_heading = "Load")]
     pub mode: Mode,
-    /// Connections
-    #[arg(short, long, default_value = "100", value_name = "N", value_parser = whole, help_heading = "Load")]
-    pub conns: u32,
     /// Messages per second over all connections (5k works), each due at its own time whatever the server does;
     /// echo sends 1,000 and broadcast 1 unless told otherwise
     #[arg(short = 'R', long, value_name = "TOTAL", value_parser = number, help_heading = "Load")]
@@ -89,12 +94,36 @@ pub struct RunArgs {
     /// Receivers of a broadcast that read nothing; they are reported apart
     #[arg(long, value_name = "N", value_parser = whole, help_heading = "Load")]
     pub never_read: Option<u32>,
-    /// Connections opened per second [default: as fast as the server takes them]
-    #[arg(long, value_name = "RATE", value_parser = number, help_heading = "Load")]
-    pub connect_rate: Option<f64>,
     /// What all randomness follows from [default: a new one per run]
     #[arg(long, value_name = "N", help_heading = "Load")]
     pub seed: Option<u64>,
+
+    /// Connections
+    #[arg(short, long, default_value = "100", value_name = "N", value_parser = whole, help_heading = "Connections")]
+    pub conns: u32,
+    /// Connections opened per second, each at its own time whatever the server does [default: as fast as the server
+    /// takes them, 256 handshakes at a time]
+    #[arg(long, value_name = "RATE", value_parser = number, conflicts_with_all = ["ramp", "storm"], help_heading = "Connections")]
+    pub connect_rate: Option<f64>,
+    /// Open all connections in this time, instead of --connect-rate
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "storm", help_heading = "Connections")]
+    pub ramp: Option<Duration>,
+    /// Open all connections at once, as after a restart
+    #[arg(long, help_heading = "Connections")]
+    pub storm: bool,
+    /// How long the server may take to answer a handshake
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration, help_heading = "Connections")]
+    pub connect_timeout: Duration,
+    /// How long connections live with --mode churn: 5s, or any time in 1s..10s [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = Lifetime::parse, help_heading = "Connections")]
+    pub lifetime: Option<Lifetime>,
+    /// Whether clients come back whose connection ended or, in connect and churn, failed: none, backoff (100ms doubling
+    /// up to 10s, half of it chance; a Close with the reason retry=MILLISECONDS is obeyed), or backoff:FIRST..MAX
+    #[arg(long, default_value = "none", value_name = "HOW", value_parser = Reconnect::parse, help_heading = "Connections")]
+    pub reconnect: Reconnect,
+    /// Where connections come from: addresses, networks such as 127.1.0.0/28, or auto
+    #[arg(long, default_value = "auto", value_name = "LIST", value_parser = SourceIps::parse, help_heading = "Connections")]
+    pub source_ip: SourceIps,
 
     /// A further header of the handshake, 'Name: value'; {conn} in it, or in the URL, is the connection's number
     #[arg(short = 'H', long, value_name = "HEADER", value_parser = header, help_heading = "Handshake")]
@@ -123,9 +152,6 @@ pub struct RunArgs {
     #[arg(long, default_value = "5s", value_parser = duration, help_heading = "Phases")]
     pub drain: Duration,
 
-    /// Where connections come from: addresses, networks such as 127.1.0.0/28, or auto
-    #[arg(long, default_value = "auto", value_name = "LIST", value_parser = SourceIps::parse, help_heading = "Machine")]
-    pub source_ip: SourceIps,
     /// Threads [default: as many as descriptors and cores call for]
     #[arg(short, long, value_name = "N", value_parser = whole, help_heading = "Machine")]
     pub threads: Option<u32>,

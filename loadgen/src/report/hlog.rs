@@ -22,6 +22,7 @@ use super::summary::Summary;
 use crate::cli::Mode;
 use crate::collect::{Interval, Spans};
 use crate::config::Config;
+use crate::connects::ConnectTimes;
 use crate::record::{Latencies, Samples};
 use crate::seconds::Second;
 
@@ -44,6 +45,8 @@ pub struct HlogWriter<W: Write = BufWriter<File>> {
     serializer: V2DeflateSerializer,
     /// The tag of response times: in a broadcast, of each delivery.
     response: &'static str,
+    /// Connections come and go, instead of coming once.
+    churn: bool,
 }
 
 impl HlogWriter {
@@ -68,7 +71,8 @@ impl<W: Write> HlogWriter<W> {
         writeln!(out, "#[StartTime: {start:.3} (seconds since epoch)]")?;
         writeln!(out, "#[BaseTime: {start:.3} (seconds since epoch)]")?;
         let response = if config.mode == Mode::Broadcast { "fanout_each" } else { "response" };
-        Ok(Self { out, serializer: V2DeflateSerializer::new(), response })
+        let churn = config.mode != Mode::Connect;
+        Ok(Self { out, serializer: V2DeflateSerializer::new(), response, churn })
     }
 
     /// Writes one second.
@@ -84,6 +88,12 @@ impl<W: Write> HlogWriter<W> {
                 let Samples { response, service, .. } = &**samples;
                 self.histogram(second, prefix, self.response, response)?;
                 self.histogram(second, prefix, "service", service)?;
+            }
+            let times = if prefix.is_empty() { &slice.connects.measured } else { &slice.connects.warmup };
+            if let Some(times) = times {
+                for (tag, latencies) in connect_tags(self.churn, times) {
+                    self.histogram(second, prefix, tag, latencies)?;
+                }
             }
             if let Some(spans) = spans {
                 let Spans { first, last, spread } = &**spans;
@@ -127,6 +137,15 @@ impl<W: Write> HlogWriter<W> {
     }
 }
 
+/// The tags of what connecting took: as metrics are named.
+fn connect_tags(churn: bool, times: &ConnectTimes) -> Vec<(&'static str, &Latencies)> {
+    if churn {
+        vec![("churn_tcp", &times.tcp), ("churn_upgrade", &times.upgrade), ("close", &times.close)]
+    } else {
+        vec![("tcp", &times.tcp), ("upgrade", &times.upgrade)]
+    }
+}
+
 /// A log of totals: each quantity is one interval of a second.
 ///
 /// # Errors
@@ -135,7 +154,8 @@ pub fn write_totals(tags: &BTreeMap<String, Latencies>, result: &Value) -> io::R
     let mut out = Vec::new();
     writeln!(out, "{VERSION}")?;
     writeln!(out, "{CONFIG}{}", result["config"])?;
-    let mut writer = HlogWriter { out: &mut out, serializer: V2DeflateSerializer::new(), response: "" };
+    let mut writer =
+        HlogWriter { out: &mut out, serializer: V2DeflateSerializer::new(), response: "", churn: false };
     for (tag, latencies) in tags {
         writer.histogram((0.0, 1.0), "", tag, latencies)?;
     }

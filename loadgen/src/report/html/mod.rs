@@ -20,6 +20,9 @@ use crate::compare::stored::Stored;
 use crate::record::Latencies;
 use crate::seconds::Second;
 
+/// Curves of what connecting took.
+const CONNECTING: [&str; 3] = ["churn_upgrade", "upgrade", "tcp"];
+
 const STYLE: &str = include_str!("style.css");
 
 /// The page of one run: its JSON result, whole distributions, and seconds.
@@ -42,15 +45,22 @@ pub fn run(result: &Value, curves: &BTreeMap<String, Latencies>, seconds: &[Seco
         page.push_str("</ul>");
     }
     tiles(&mut page, result);
+    // What connecting took is drawn where no message was.
+    let silent = result["integrity"]["expected"] == 0;
     let shown: Vec<Curve<'_>> = [
         ("response", "response"),
         ("fanout_first", "first"),
         ("fanout_each", "each"),
         ("fanout_last", "last"),
         ("service", "service"),
+        ("churn_upgrade", "churn upgrade"),
+        ("upgrade", "upgrade"),
+        ("tcp", "tcp"),
     ]
     .into_iter()
-    .filter_map(|(key, name)| Some((name.to_owned(), curves.get(key)?)))
+    .filter_map(|(key, name)| {
+        Some((name.to_owned(), curves.get(key).filter(|_| silent == CONNECTING.contains(&key))?))
+    })
     .take(3)
     .collect();
     figure(
