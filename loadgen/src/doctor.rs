@@ -81,7 +81,7 @@ pub fn checks(conns: u32, source_ips: SourceIps, it: &Findings) -> Vec<Check> {
         Some(first) if first.is_ipv6() => (std::net::Ipv6Addr::LOCALHOST, 8080).into(),
         _ => ([127, 0, 0, 1], 8080).into(),
     };
-    let wish = Wish { conns, threads: None, server, source_ips };
+    let wish = Wish { conns, threads: None, leaving: 0, server, source_ips };
     let plan = Plan::new(&wish, &it.machine);
     let ports = ports(&wish, it);
     let (level, found) = match plan {

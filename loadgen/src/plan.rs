@@ -36,6 +36,8 @@ pub struct Wish {
     pub conns: u32,
     /// Threads, where the user has said how many.
     pub threads: Option<u32>,
+    /// Further descriptors in each table, for connections that are leaving.
+    pub leaving: u32,
     /// The server.
     pub server: SocketAddr,
     /// The addresses to connect from.
@@ -78,15 +80,15 @@ impl Plan {
 }
 
 /// Connections that one table can hold when `threads` polls and timers are in it as well.
-fn table_room(machine: &Machine, threads: u32) -> u64 {
-    machine.descriptors.saturating_sub(DESCRIPTORS_RESERVED + 4 * u64::from(threads))
+fn table_room(machine: &Machine, threads: u32, leaving: u64) -> u64 {
+    machine.descriptors.saturating_sub(DESCRIPTORS_RESERVED + 4 * u64::from(threads) + leaving)
 }
 
 fn threads(wish: &Wish, machine: &Machine) -> Result<u32, String> {
-    let conns = u64::from(wish.conns);
+    let (conns, leaving) = (u64::from(wish.conns), u64::from(wish.leaving));
     if !machine.private_tables {
         let threads = wish.threads.unwrap_or(machine.cores).clamp(1, wish.conns);
-        let room = table_room(machine, threads);
+        let room = table_room(machine, threads, leaving * u64::from(threads));
         if conns > room {
             return Err(format!(
                 "--conns {}: RLIMIT_NOFILE is {} and this system refuses private descriptor tables (unshare), so \
@@ -98,7 +100,8 @@ fn threads(wish: &Wish, machine: &Machine) -> Result<u32, String> {
         }
         return Ok(threads);
     }
-    let fits = |threads: u32| u64::from(wish.conns.div_ceil(threads)) <= table_room(machine, threads);
+    let fits =
+        |threads: u32| u64::from(wish.conns.div_ceil(threads)) <= table_room(machine, threads, leaving);
     // A thread's own four descriptors make this converge in a step or two.
     let needed = (1..=wish.conns.min(1024)).find(|&threads| fits(threads)).ok_or_else(|| {
         format!(
@@ -210,7 +213,7 @@ mod tests {
 
     fn wish(conns: u32, server: &str) -> Wish {
         let server = server.parse().expect("an address");
-        Wish { conns, threads: None, server, source_ips: SourceIps::Auto }
+        Wish { conns, threads: None, leaving: 0, server, source_ips: SourceIps::Auto }
     }
 
     fn loopback(conns: u32) -> Wish {
@@ -240,6 +243,17 @@ mod tests {
         // 20,000 less 64 and 4 for the thread.
         assert_eq!((threads(19_932, &one_core), threads(19_933, &one_core)), (1, 2));
         assert_eq!((threads(1, &MACHINE), threads(10, &MACHINE)), (1, 2));
+    }
+
+    #[test]
+    fn those_who_leave_need_descriptors_as_well() {
+        let one_core = Machine { cores: 1, ..MACHINE };
+        let threads =
+            |conns| Plan::new(&Wish { leaving: 1_024, ..loopback(conns) }, &one_core).expect("works").threads;
+        assert_eq!((threads(18_908), threads(18_909)), (1, 2));
+        let shared = Machine { private_tables: false, ..MACHINE };
+        let plan = |conns| Plan::new(&Wish { leaving: 1_024, ..loopback(conns) }, &shared);
+        assert!(plan(17_880).is_ok() && plan(17_881).expect_err("one too many").contains("17,880"));
     }
 
     #[test]

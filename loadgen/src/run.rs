@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::backoff::Reconnect;
 use crate::cli::Mode;
 use crate::client::{DEFLATE, Offer};
 use crate::compare::stored::Stored;
@@ -12,7 +13,7 @@ use crate::config::Config;
 use crate::coordinate::Coordinator;
 use crate::crew::Crew;
 use crate::launch::Launched;
-use crate::net::worker::Assignment;
+use crate::net::worker::{Assignment, LEAVING_MAX};
 use crate::outcome::{connect_cost, summarize};
 use crate::plan::{Machine, Plan, Wish, local_ports};
 use crate::progress::Progress;
@@ -92,7 +93,8 @@ pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) 
     let machine = machine()?;
     check_sources(&config.source_ips)?;
     let source_ips = config.source_ips.clone();
-    let wish = Wish { conns: config.conns, threads: config.threads, server, source_ips };
+    let wish =
+        Wish { conns: config.conns, threads: config.threads, leaving: leaving(config), server, source_ips };
     let plan = Plan::new(&wish, &machine).map_err(Failure::Usage)?;
     let mut hlog = match &config.hlog {
         Some(path) => {
@@ -164,6 +166,12 @@ fn file_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Fai
 /// A line about a file that could be made, but not be filled.
 pub fn write_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Failure {
     Failure::Broken(format!("{flag} {}: {error}", path.display()))
+}
+
+/// Descriptors for connections that have said Close while others take their places.
+fn leaving(config: &Config) -> u32 {
+    let comes_and_goes = config.lifetime.is_some() || config.reconnect != Reconnect::None;
+    if comes_and_goes { LEAVING_MAX.min(config.conns) } else { 0 }
 }
 
 /// Whether the listed source addresses are this machine's.

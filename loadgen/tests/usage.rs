@@ -50,7 +50,9 @@ fn bad_flags_are_one_line() {
 
 #[test]
 fn help_fits_on_80_columns() {
-    for line in ["--help", "-h", "ab --help", "compare --help", "doctor --help", "report --help", "merge --help"] {
+    for line in
+        ["--help", "-h", "ab --help", "compare --help", "doctor --help", "report --help", "merge --help"]
+    {
         let (code, out, _) = run(line);
         assert_eq!(code, 0);
         let long: Vec<&str> = out.lines().filter(|line| line.chars().count() > 80).collect();
@@ -62,11 +64,22 @@ fn help_fits_on_80_columns() {
 #[test]
 fn each_flag_of_a_run_has_its_heading() {
     let (_, out, _) = run("-h");
-    let headings: Vec<&str> = out.lines().filter(|line| line.ends_with(':') && !line.starts_with(' ')).collect();
-    let expected =
-        ["Commands:", "Arguments:", "Options:", "Load:", "Connections:", "Handshake:", "Phases:", "Machine:", "Output:"];
+    let headings: Vec<&str> =
+        out.lines().filter(|line| line.ends_with(':') && !line.starts_with(' ')).collect();
+    let expected = [
+        "Commands:",
+        "Arguments:",
+        "Options:",
+        "Load:",
+        "Connections:",
+        "Handshake:",
+        "Phases:",
+        "Machine:",
+        "Output:",
+    ];
     assert_eq!(headings, expected, "{out}");
-    let options = out.split("\nOptions:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a section");
+    let options =
+        out.split("\nOptions:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a section");
     let flags: Vec<&str> = options.split_whitespace().filter(|word| word.starts_with("--")).collect();
     assert_eq!(flags, ["--help", "--version"], "{out}");
 }

@@ -8,6 +8,7 @@
 //! an event can only mean the connection that it names.
 
 mod conns;
+mod leaving;
 mod marks;
 mod turnover;
 
@@ -21,8 +22,8 @@ use std::time::Duration;
 use mio::{Events, Poll, Token};
 
 use self::conns::Hands;
+pub use self::leaving::LEAVING_MAX;
 use self::marks::{Marks, Usage};
-pub use self::turnover::LEAVING_MAX;
 use self::turnover::Turnover;
 use super::control::{Board, Command, Counters, Done, Lazy, Report, Start};
 use super::dial::{Dialer, Order};
@@ -34,11 +35,11 @@ use crate::client::Offer;
 use crate::clock::{SECOND_NS, monotonic_ns};
 use crate::cohort::{Cohorts, Reading};
 use crate::config::Load;
-use crate::connects::{ConnectPace, ConnectSlice};
+use crate::connects::ConnectPace;
 use crate::instrument::{Audience, Instrument};
-use crate::lives::{Lifetime, Lives};
+use crate::lives::Lifetime;
 use crate::payload::{Codec, Format};
-use crate::schedule::{Arrival, Schedule, Timeline};
+use crate::schedule::{Arrival, Schedule};
 use crate::sizes::Sizes;
 use crate::stages::{Stage, StageBook, Steps};
 
@@ -358,21 +359,6 @@ impl Worker {
             .collect();
         let next_second_ns = timeline.start_ns + SECOND_NS;
         self.phase = Phase::Running(Marks { next_second_ns, ..Marks::default() });
-    }
-
-    /// Connections are made again, or, where that is what is measured, for the first time.
-    fn begin_turnover(&mut self, timeline: &Timeline) {
-        let a = &self.assignment;
-        let dialer = &mut self.hands.dialer;
-        if a.connect_only {
-            *dialer = Dialer::new(a.conns, a.order(a.conns, timeline.start_ns));
-        }
-        self.turnover.initial = std::mem::take(&mut dialer.fates).opened;
-        dialer.times = ConnectSlice::measuring(timeline.measure_ns, timeline.end_ns);
-        self.turnover.end_ns = timeline.end_ns;
-        self.turnover.lives = a.lifetime.clone().map(|lifetime| {
-            Lives::new(lifetime, a.conns, timeline.start_ns, timeline.end_ns, self.hands.rng.fork())
-        });
     }
 
     fn is_open(&self, conn: u32) -> bool {

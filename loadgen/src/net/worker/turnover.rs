@@ -4,23 +4,25 @@
 //! A connection that leaves says Close and gives its place to the next one at once; its socket moves aside until the
 //! server has answered, so that neither waits for the other.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use mio::event::Event;
 use mio::{Interest, Token};
 
 use super::conns::Hands;
+use super::leaving::Leaving;
 use super::{Phase, Worker};
 use crate::backoff::{Backoff, Reconnect};
 use crate::client::Input;
 use crate::clock::{SECOND_NS, monotonic_ns};
 use crate::cohort::Reading;
+use crate::connects::ConnectSlice;
 use crate::lives::Lives;
+use crate::net::dial::Dialer;
 use crate::net::link::{End, Link};
+use crate::schedule::Timeline;
 
-/// Connections of a thread that may be leaving at a time; beyond that, the one that has waited longest is cut off.
-pub const LEAVING_MAX: u32 = 1_024;
 /// How long the server's half of the closing handshake is awaited.
 const LEAVE_NS_MAX: u64 = 2 * SECOND_NS;
 /// Lives ended before the poll is asked again.
@@ -41,22 +43,7 @@ pub(super) struct Turnover {
     failures: HashMap<u32, u32>,
     /// How long a server's Close asked a client to wait.
     pub(super) hints: HashMap<u32, Duration>,
-    leaving: Vec<Option<Leaver>>,
-    free: Vec<u32>,
-    /// (deadline, place), in the order of leaving; places that are settled stay until their turn.
-    order: VecDeque<(u64, u32)>,
-    /// Those whose Close is not answered.
-    unanswered: u32,
-}
-
-/// A connection that has said Close.
-#[derive(Debug)]
-struct Leaver {
-    link: Link,
-    /// When its life ended.
-    due_ns: u64,
-    deadline_ns: u64,
-    answered: bool,
+    leaving: Leaving<Link>,
 }
 
 impl Turnover {
@@ -71,12 +58,12 @@ impl Turnover {
     /// When there is something to do, apart from events.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         let ends = self.lives.as_ref().and_then(Lives::deadline_ns);
-        ends.into_iter().chain(self.order.front().map(|(deadline_ns, _)| *deadline_ns)).min()
+        ends.into_iter().chain(self.leaving.deadline_ns()).min()
     }
 
     /// Whether a Close is still to be answered.
     pub(super) const fn is_leaving(&self) -> bool {
-        self.unanswered > 0
+        self.leaving.is_waiting()
     }
 
     /// A client is back: its sender and the sequence of its next message, unless it is here for the first time.
@@ -84,51 +71,31 @@ impl Turnover {
         self.failures.remove(&conn);
         self.away.remove(&conn)
     }
-
-    /// Puts a connection aside, and gives its place.
-    fn insert(&mut self, leaver: Leaver) -> u32 {
-        self.unanswered += u32::from(!leaver.answered);
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.leaving.push(None);
-            self.leaving.len() as u32 - 1
-        });
-        self.order.push_back((leaver.deadline_ns, place));
-        self.leaving[place as usize] = Some(leaver);
-        place
-    }
-
-    fn remove(&mut self, place: u32) -> Option<Leaver> {
-        let leaver = self.leaving[place as usize].take()?;
-        self.unanswered -= u32::from(!leaver.answered);
-        self.free.push(place);
-        Some(leaver)
-    }
-
-    /// The place of one that has waited too long; where all places are taken, of the one that has waited longest.
-    fn overdue(&mut self, now_ns: u64) -> Option<u32> {
-        let full = self.leaving.len() - self.free.len() >= LEAVING_MAX as usize;
-        while let Some(&(deadline_ns, place)) = self.order.front() {
-            let leaver = self.leaving[place as usize].as_ref();
-            if leaver.is_none_or(|leaver| leaver.deadline_ns != deadline_ns) {
-                self.order.pop_front();
-            } else if full || deadline_ns <= now_ns {
-                return Some(place);
-            } else {
-                return None;
-            }
-        }
-        None
-    }
 }
 
 impl Worker {
+    /// Connections are made again, or, where that is what is measured, for the first time.
+    pub(super) fn begin_turnover(&mut self, timeline: &Timeline) {
+        let a = &self.assignment;
+        let dialer = &mut self.hands.dialer;
+        if a.connect_only {
+            *dialer = Dialer::new(a.conns, a.order(a.conns, timeline.start_ns));
+        }
+        self.turnover.initial = std::mem::take(&mut dialer.fates).opened;
+        dialer.times = ConnectSlice::measuring(timeline.measure_ns, timeline.end_ns);
+        self.turnover.end_ns = timeline.end_ns;
+        self.turnover.lives = a.lifetime.clone().map(|lifetime| {
+            Lives::new(lifetime, a.conns, timeline.start_ns, timeline.end_ns, self.hands.rng.fork())
+        });
+    }
+
     /// Ends the lives that are over, and gives up on those who wait for the server's Close in vain.
     pub(super) fn turn_over(&mut self) {
         if !matches!(self.phase, Phase::Running(_)) {
             return;
         }
         let now_ns = monotonic_ns();
-        while let Some(place) = self.turnover.overdue(now_ns) {
+        while let Some((_, place)) = self.turnover.leaving.oldest().filter(|(at_ns, _)| *at_ns <= now_ns) {
             self.gone(place);
         }
         for _ in 0..ENDS_PER_TURN {
@@ -194,20 +161,19 @@ impl Worker {
 
     fn put_aside(&mut self, conn: u32, link: Link, due_ns: u64, answered: bool) {
         let now_ns = monotonic_ns();
-        if self.turnover.leaving.len() - self.turnover.free.len() >= LEAVING_MAX as usize
-            && let Some(place) = self.turnover.overdue(now_ns)
+        if self.turnover.leaving.is_full()
+            && let Some((_, oldest)) = self.turnover.leaving.oldest()
         {
-            self.gone(place);
+            self.gone(oldest);
         }
         let sequence = link.sequence;
-        let place =
-            self.turnover.insert(Leaver { link, due_ns, deadline_ns: now_ns + LEAVE_NS_MAX, answered });
+        let place = self.turnover.leaving.insert(link, due_ns, now_ns + LEAVE_NS_MAX, answered);
         let stream = self.assignment.conns + place;
         if let (Some(traffic), false) = (&mut self.hands.traffic, answered) {
             traffic.instrument().move_stream(conn, stream, sequence);
         }
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let Some(leaver) = &mut self.turnover.leaving[place as usize] else { return };
+        let Some(leaver) = self.turnover.leaving.get(place) else { return };
         let registered =
             self.poll.registry().reregister(leaver.link.socket(), Token(stream as usize), interest);
         if registered.is_err() {
@@ -217,7 +183,7 @@ impl Worker {
 
     /// Events of a connection that has said Close.
     pub(super) fn leaving_ready(&mut self, place: u32, event: &Event) {
-        let Some(Some(leaver)) = self.turnover.leaving.get_mut(place as usize) else { return };
+        let Some(leaver) = self.turnover.leaving.get(place) else { return };
         if event.is_writable() && !leaver.link.is_clear() {
             // Where this fails the connection has ended, and reading on will tell.
             let _ = leaver.link.flush();
@@ -234,9 +200,7 @@ impl Worker {
                 answered |= hands.handle_leaving(stream, link, input);
             },
         );
-        if answered && !leaver.answered {
-            leaver.answered = true;
-            self.turnover.unanswered -= 1;
+        if answered && self.turnover.leaving.answered(place) {
             let now_ns = monotonic_ns();
             hands.dialer.fates.clean += 1;
             hands.dialer.times.of(due_ns).close.record(now_ns.saturating_sub(due_ns));
@@ -248,14 +212,14 @@ impl Worker {
 
     /// Drops a connection that was leaving.
     fn gone(&mut self, place: u32) {
-        if let Some(leaver) = self.turnover.remove(place) {
+        if let Some(leaver) = self.turnover.leaving.remove(place) {
             self.hands.dialer.fates.unclean += u64::from(!leaver.answered);
         }
     }
 
     /// Drops all of them, at the end.
     pub(super) fn all_gone(&mut self) {
-        (0..self.turnover.leaving.len() as u32).for_each(|place| self.gone(place));
+        (0..self.turnover.leaving.places()).for_each(|place| self.gone(place));
     }
 
     /// Keeps who a client was, for when it is back.
