@@ -147,12 +147,10 @@ fn a_server_that_freezes_is_not_spared() {
     let (out, value) = measure(&server.url, "--mode connect --conns 100 --connect-rate 100");
     let upgrade = &value["connect"]["upgrade_us"];
     let ms = |key: &str| upgrade[key].as_f64().expect("enough samples") / 1e3;
-    assert!((390.0..450.0).contains(&ms("p90")), "400 ms in theory\n{out}");
-    assert!((490.0..560.0).contains(&ms("max")), "500 ms in theory\n{out}");
-    assert!(
-        value["connect"]["tcp_us"]["p90"].as_f64().is_some_and(|us| us < 100e3),
-        "the kernel accepts\n{out}"
-    );
+    // A busy machine makes it more, never less; a generator that waited for answers would have none of it.
+    assert!(ms("p90") >= 395.0, "400 ms in theory\n{out}");
+    assert!(ms("max") >= 490.0, "500 ms in theory\n{out}");
+    assert_eq!((&upgrade["n"], &value["connect"]["tcp_us"]["n"]), (&json!(100), &json!(100)), "{out}");
 }
 
 #[test]
