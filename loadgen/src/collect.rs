@@ -138,6 +138,9 @@ impl Collector {
         if let Some(measured) = &interval.slice.measured {
             self.total.measured.get_or_insert_default().merge(measured);
         }
+        if let Some(times) = &interval.slice.connects.measured {
+            self.total.connects.measured.get_or_insert_default().merge(times);
+        }
         if let Some(spans) = &interval.measured_spans {
             self.spans.merge(spans);
         }

@@ -96,6 +96,25 @@ impl Ledger {
         arrival
     }
 
+    /// Gives what `from` has of its own messages to `to`, which goes on receiving them.
+    ///
+    /// # Panics
+    /// Where receivers hear others than themselves.
+    pub fn move_stream(&mut self, from: usize, to: usize) {
+        assert_eq!(self.senders, 1, "only a stream of one's own can move");
+        self.next[to] = self.next[from];
+        let gaps = self.gaps.remove(&from);
+        match gaps {
+            Some(gaps) => self.gaps.insert(to, gaps),
+            None => self.gaps.remove(&to),
+        };
+    }
+
+    /// What `receiver` hears of itself begins with `sequence`: nothing before it is missing.
+    pub fn begin(&mut self, receiver: usize, sequence: u32) {
+        self.next[receiver * self.senders as usize] = sequence;
+    }
+
     /// The totals so far.
     pub const fn totals(&self) -> Totals {
         self.totals
@@ -153,6 +172,23 @@ mod tests {
         assert_eq!(ledger.note(1, 1, 1), Arrival::New);
         assert_eq!(ledger.note(1, 1, 0), Arrival::Late);
         assert_eq!(ledger.totals(), Totals { distinct: 5, duplicate: 1, reordered: 1 });
+    }
+
+    /// Messages 0 to 2 were sent before the move and 3 to 4 after it; 1 and 2 arrive after 3, over the old connection.
+    #[test]
+    fn a_stream_that_moves_keeps_its_messages() {
+        let mut ledger = Ledger::new(3, 1);
+        ledger.note(0, 0, 0);
+        ledger.move_stream(0, 2);
+        ledger.begin(0, 3);
+        for (receiver, sequence) in [(0, 3), (2, 2), (2, 1), (0, 4), (2, 2), (0, 3)] {
+            ledger.note(receiver, 0, sequence);
+        }
+        assert_eq!(ledger.totals(), Totals { distinct: 5, duplicate: 2, reordered: 1 });
+        // Whoever takes the place next has no part in it.
+        ledger.move_stream(0, 2);
+        ledger.begin(0, 5);
+        assert_eq!(ledger.note(2, 0, 4), Arrival::Duplicate);
     }
 
     #[test]

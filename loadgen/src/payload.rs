@@ -17,6 +17,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::sizes::Sizes;
+
 /// The smallest binary message.
 pub const BINARY_BYTES_MIN: usize = 39;
 /// The smallest text message.
@@ -45,28 +47,6 @@ impl Format {
             Self::Binary => BINARY_BYTES_MIN,
             Self::Text => TEXT_BYTES_MIN,
         }
-    }
-}
-
-/// How many bytes messages have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// The smallest.
-    pub min: u32,
-    /// The largest; between the two, every size is equally likely.
-    pub max: u32,
-}
-
-impl Sizes {
-    /// The size of the next message.
-    pub fn next(self, rng: &mut fastrand::Rng) -> usize {
-        if self.min == self.max { self.max as usize } else { rng.u32(self.min..=self.max) as usize }
-    }
-}
-
-impl std::fmt::Display for Sizes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.min == self.max { write!(f, "{}", self.max) } else { write!(f, "{}..{}", self.min, self.max) }
     }
 }
 
@@ -136,8 +116,8 @@ impl Codec {
     }
 
     /// The sizes of the messages.
-    pub const fn sizes(&self) -> Sizes {
-        self.sizes
+    pub const fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     /// The message of `size` bytes for `stamp`, valid until the next call.
@@ -219,7 +199,7 @@ mod tests {
 
     const RUN_ID: u64 = 0x0123_4567_89ab_cdef;
     fn fixed(size: usize) -> Sizes {
-        Sizes { min: size as u32, max: size as u32 }
+        Sizes::fixed(size as u32)
     }
 
     const STAMP: Stamp =
@@ -251,8 +231,9 @@ mod tests {
 
     #[test]
     fn one_codec_has_many_sizes() {
-        let sizes = Sizes { min: 60, max: 70 };
-        let (mut codec, mut rng) = (Codec::new(RUN_ID, Format::Text, sizes), fastrand::Rng::with_seed(1));
+        let sizes = Sizes::range(60, 70);
+        let (mut codec, mut rng) =
+            (Codec::new(RUN_ID, Format::Text, sizes.clone()), fastrand::Rng::with_seed(1));
         let drawn: std::collections::BTreeSet<usize> = (0..500).map(|_| sizes.next(&mut rng)).collect();
         assert!(drawn.iter().copied().eq(60..=70));
         for size in drawn {

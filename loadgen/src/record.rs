@@ -5,6 +5,7 @@
 
 use hdrhistogram::{AdditionError, Histogram};
 
+use crate::connects::ConnectSlice;
 use crate::payload::Stamp;
 use crate::schedule::Timeline;
 
@@ -171,6 +172,8 @@ pub struct Slice {
     pub warmup: Option<Box<Samples>>,
     /// Messages that were due while measuring.
     pub measured: Option<Box<Samples>>,
+    /// Connections, where they come and go.
+    pub connects: ConnectSlice,
 }
 
 impl Slice {
@@ -188,6 +191,7 @@ impl Slice {
 
     /// Adds what another thread has.
     pub fn merge(&mut self, other: Self) {
+        self.connects.merge(other.connects);
         for (mine, other) in [(&mut self.warmup, other.warmup), (&mut self.measured, other.measured)] {
             match (mine.as_mut(), other) {
                 (Some(mine), Some(other)) => mine.merge(&other),

@@ -4,10 +4,12 @@
 //! What is not here: sockets, clocks, what messages mean.
 //!
 //! ```text
-//! Upgrading --101 verified--> Open --Close sent or received--> Closing
+//! Upgrading --101 verified--> Open --Close received, or sent at the end of the run--> Closing
+//!                              \--Close sent at the end of a life--> Leaving --Close received--> Closing
 //! ```
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use base64::Engine as _;
 use wsd::Deflate;
@@ -16,8 +18,10 @@ use wsd::proto::handshake::ClientRequest;
 use wsd::proto::handshake::client::{ResponseError, Upgraded};
 use wsd::proto::handshake::parse_response;
 use wsd::proto::message::Compressed;
-use wsd::proto::{Decoder, Event, MessageLimits, ProtocolError, Role, Status, frame};
+use wsd::proto::{CloseCode, Decoder, Event, MessageLimits, ProtocolError, Role, Status, frame};
 use wsd::proto::{Message, OpCode};
+
+use crate::backoff::retry_hint;
 
 /// What a client takes from a server in one message.
 pub const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 64 << 20, fragments_max: 1 << 20 };
@@ -29,6 +33,8 @@ pub enum State {
     Upgrading,
     /// Messages flow.
     Open,
+    /// A Close was sent before one came: nothing more may be sent, and what comes before the answer counts.
+    Leaving,
     /// A Close was sent or has come; nothing else counts.
     Closing,
 }
@@ -44,8 +50,13 @@ pub enum Input<'a> {
     Compressed(Compressed<'a>),
     /// Asks for a pong with the same payload: see [`encode_pong`].
     Ping(Cow<'a, [u8]>),
-    /// The server closes, with this code (1005 where it gave none): answer with [`Client::close`].
-    Close(u16),
+    /// The server closes: answer with [`Client::close`], unless this is the answer to [`Client::leave`].
+    Close {
+        /// With this code, 1005 where it gave none.
+        code: u16,
+        /// How long it asks to be spared, see [`retry_hint`].
+        retry: Option<Duration>,
+    },
 }
 
 /// Why a connection cannot go on.
@@ -157,9 +168,15 @@ impl Client {
     ) -> Result<(usize, Option<Input<'a>>), Fault> {
         match self.state {
             State::Upgrading => self.handle_answer(bytes, offer, &key()),
-            State::Open => self.handle_frames(bytes),
+            State::Open | State::Leaving => self.handle_frames(bytes),
             State::Closing => Ok((bytes.len(), None)),
         }
+    }
+
+    /// Appends a Close frame with code 1000 and goes on receiving until the server has answered it.
+    pub fn leave(&mut self, mask: [u8; 4], out: &mut Vec<u8>) {
+        self.close(CloseCode::NORMAL.get(), mask, out);
+        self.state = State::Leaving;
     }
 
     /// Appends a Close frame with `code` (without one for 1005) and counts the connection as closing.
@@ -213,7 +230,13 @@ impl Client {
             })),
             Some(Event::Compressed(message)) => Some(Input::Compressed(message)),
             Some(Event::Ping(payload)) => Some(Input::Ping(payload)),
-            Some(Event::Close(close)) => Some(Input::Close(close.map_or(1005, |close| close.code.get()))),
+            Some(Event::Close(close)) => {
+                if self.state == State::Leaving {
+                    self.state = State::Closing;
+                }
+                let retry = close.as_ref().and_then(|close| retry_hint(&close.reason));
+                Some(Input::Close { code: close.map_or(1005, |close| close.code.get()), retry })
+            }
             // A heartbeat that nobody asked for: legal, and of no use here.
             Some(Event::Pong(_)) => None,
         };
@@ -235,8 +258,8 @@ pub fn key(seed: u64, conn: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use wsd::proto::Close;
     use wsd::proto::handshake::encode_accept;
-    use wsd::proto::{Close, CloseCode};
 
     use super::*;
 
@@ -280,7 +303,7 @@ mod tests {
             "Message([104, 101, 108, 108, 111])",
             "Ping([63])",
             "Message([0, 255])",
-            "Close(1001)",
+            "Close { code: 1001, retry: None }",
         ];
         assert_eq!(whole, expected);
         for piece in 1..stream.len() {
@@ -314,6 +337,38 @@ mod tests {
         out.clear();
         client.close(1005, MASK, &mut out);
         assert_eq!(out, [0x88, 0x80, 1, 2, 3, 4], "no code is answered by none");
+    }
+
+    /// After our own Close what was under way still counts, up to the answer.
+    #[test]
+    fn who_leaves_hears_the_last_messages() {
+        let mut client = Client::default();
+        let mut stream = stream();
+        stream.extend(b"\x81\x01x");
+        let (mut at, mut inputs, mut out) = (0, Vec::new(), Vec::new());
+        while at < stream.len() {
+            let bytes = &mut stream[at..];
+            let (used, input) =
+                client.handle_input(bytes, &Offer::default(), || KEY.to_owned()).expect("sound");
+            inputs.extend(input.map(|input| format!("{input:?}")));
+            if at == 0 {
+                client.leave(MASK, &mut out);
+            }
+            at += used;
+        }
+        assert_eq!(out, [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xe8 ^ 2]);
+        assert_eq!(inputs.len(), 5, "not what follows the Close: {inputs:?}");
+        assert_eq!(client.state(), State::Closing);
+    }
+
+    #[test]
+    fn a_close_may_ask_to_be_spared() {
+        let close = Close { code: CloseCode::RESTART, reason: "retry=3120".into() };
+        let mut stream = Vec::new();
+        encode_accept(&mut stream, KEY, None, None);
+        frame::encode_close(&mut stream, &close);
+        let last = "Close { code: 1012, retry: Some(3.12s) }";
+        assert_eq!(events(&stream, stream.len()).last().map(String::as_str), Some(last));
     }
 
     #[test]

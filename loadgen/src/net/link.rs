@@ -159,6 +159,13 @@ impl Link {
         next
     }
 
+    /// Forgets the messages that wait: the connection sends no more.
+    pub fn forget_waiting(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.waiting.clear();
+        }
+    }
+
     /// Messages that wait.
     pub fn waiting(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.waiting.len())

@@ -27,6 +27,8 @@ pub enum Pace {
     Closed {
         /// Connections whose first messages are still to be sent, once for each message.
         first: Vec<u32>,
+        /// How many each sender has under way.
+        in_flight: u32,
     },
 }
 
@@ -41,6 +43,8 @@ pub struct Traffic {
     pool: Pool,
     /// Messages that wait for room on their connections.
     waiting: u64,
+    /// What a connection should send that is away is sent by another.
+    relays: bool,
 }
 
 impl Traffic {
@@ -50,7 +54,23 @@ impl Traffic {
             Format::Binary => OpCode::Binary,
             Format::Text => OpCode::Text,
         };
-        Self { instrument, pace, opcode, rng, frame: Vec::new(), pool: Pool::new(DEFLATE), waiting: 0 }
+        Self {
+            instrument,
+            pace,
+            opcode,
+            rng,
+            frame: Vec::new(),
+            pool: Pool::new(DEFLATE),
+            waiting: 0,
+            relays: false,
+        }
+    }
+
+    /// The same, and what a connection should send that is away is sent by another: the rate is that of those who
+    /// live.
+    #[must_use]
+    pub fn relayed(self, relays: bool) -> Self {
+        Self { relays, ..self }
     }
 
     /// What has been measured.
@@ -77,7 +97,7 @@ impl Traffic {
         match &self.pace {
             Pace::Silent => None,
             Pace::Open(schedule) => schedule.peek().map(|due| due.intended_ns),
-            Pace::Closed { first } => (!first.is_empty()).then_some(self.instrument.timeline().start_ns),
+            Pace::Closed { first, .. } => (!first.is_empty()).then_some(self.instrument.timeline().start_ns),
         }
     }
 
@@ -100,16 +120,24 @@ impl Traffic {
                     _ => return,
                 },
                 Pace::Closed { .. } if now_ns < self.instrument.timeline().start_ns => return,
-                Pace::Closed { first } => match first.pop() {
+                Pace::Closed { first, .. } => match first.pop() {
                     Some(conn) => (conn, now_ns),
                     None => return,
                 },
             };
             self.instrument.due(intended_ns);
+            let conn = if self.relays { alive(links, conn) } else { conn };
             match &mut links[conn as usize] {
                 Some(link) if link.is_open() => self.send_or_wait(link, intended_ns),
                 _ => self.instrument.unsent(),
             }
+        }
+    }
+
+    /// A connection is back: in a closed loop its messages are under way again.
+    pub fn back(&mut self, conn: u32, link: &Link) {
+        if let (Pace::Closed { first, in_flight }, Some(_)) = (&mut self.pace, link.sender) {
+            first.extend(std::iter::repeat_n(conn, *in_flight as usize));
         }
     }
 
@@ -188,4 +216,13 @@ impl Traffic {
             self.instrument.unsent();
         }
     }
+}
+
+/// The first connection from `conn` on that can send, all around; `conn` itself where there is none.
+fn alive(links: &[Option<Link>], conn: u32) -> u32 {
+    let sends =
+        |link: &Option<Link>| link.as_ref().is_some_and(|link| link.is_open() && link.sender.is_some());
+    let (before, from) = links.split_at(conn as usize);
+    let found = from.iter().chain(before).position(sends).unwrap_or(0);
+    ((conn as usize + found) % links.len()) as u32
 }
