@@ -5,6 +5,7 @@ use crate::fanout::{Part, Table};
 use crate::ledger::{Ledger, Totals};
 use crate::payload::{Codec, Parsed, Stamp};
 use crate::record::Slice;
+use crate::recorder::Recording;
 use crate::schedule::Timeline;
 
 /// A message that was due just before the measurement ended may be written so much after it.
@@ -70,7 +71,7 @@ pub struct Instrument {
     timeline: Timeline,
     ledger: Ledger,
     fanout: Option<Table>,
-    slice: Slice,
+    recording: Recording,
     tally: Tally,
 }
 
@@ -81,7 +82,7 @@ impl Instrument {
             Audience::Own => (Ledger::new(conns, 1), None),
             Audience::All { senders } => (Ledger::new(conns, senders), Some(Table::new(receivers, senders))),
         };
-        Self { codec, timeline, ledger, fanout, slice: Slice::default(), tally: Tally::default() }
+        Self { codec, timeline, ledger, fanout, recording: Recording::default(), tally: Tally::default() }
     }
 
     /// The phases of the run.
@@ -100,7 +101,7 @@ impl Instrument {
         self.tally.sent += 1;
         let in_time = stamp.sent_ns < self.timeline.end_ns + GRACE_NS;
         self.tally.sent_measured += u64::from(in_time && self.timeline.is_measured(stamp.intended_ns));
-        self.slice.sent(&self.timeline, stamp.intended_ns, stamp.sent_ns);
+        self.recording.sent(&self.timeline, stamp.intended_ns, stamp.sent_ns);
     }
 
     /// A message came due, whether or not it can be written.
@@ -157,7 +158,7 @@ impl Instrument {
             return false;
         }
         self.tally.received_measured += u64::from(self.timeline.is_measured(stamp.intended_ns));
-        self.slice.received(&self.timeline, &stamp, now_ns);
+        self.recording.received(&self.timeline, &stamp, now_ns);
         if let Some(table) = &mut self.fanout {
             table.note(stamp.sender, stamp.sequence, stamp.intended_ns, now_ns);
         }
@@ -166,7 +167,7 @@ impl Instrument {
 
     /// The samples since the last call.
     pub fn take_slice(&mut self) -> Slice {
-        std::mem::take(&mut self.slice)
+        self.recording.take()
     }
 
     /// The messages that all receivers of this thread have, and those older than `before_ns` that some lack.

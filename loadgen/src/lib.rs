@@ -40,6 +40,7 @@ pub mod payload;
 pub mod plan;
 pub mod progress;
 pub mod record;
+pub mod recorder;
 pub mod report;
 pub mod run;
 pub mod schedule;

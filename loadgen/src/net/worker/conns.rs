@@ -126,9 +126,12 @@ impl Worker {
         let hands = &mut self.hands;
         let count_closes = !matches!(self.phase, Phase::Closing { .. });
         let key = || client::key(seed, number);
-        let end = link.read(&mut self.buffer, closing, &self.assignment.offer, key, |link, input| {
-            hands.handle(conn, link, input, count_closes);
+        let end = link.read(&mut self.buffer, closing, &self.assignment.offer, key, |link, input, now_ns| {
+            hands.handle(conn, link, input, now_ns, count_closes);
         });
+        if let Some(traffic) = &mut hands.traffic {
+            traffic.reply(link);
+        }
         match end {
             End::Drained => {}
             End::Eof => self.drop_link(conn, "closed before the answer"),
@@ -158,7 +161,7 @@ impl Worker {
             let Some(link) = &mut self.links[conn as usize] else { continue };
             let (hands, offer) = (&mut self.hands, &self.assignment.offer);
             let key = || client::key(seed, number);
-            let end = link.read_once(&mut self.buffer[..budget], offer, key, |link, input| {
+            let end = link.read_once(&mut self.buffer[..budget], offer, key, |link, input, _| {
                 hands.handle_slowly(link, input);
             });
             if end != End::Drained {
@@ -181,7 +184,7 @@ impl Worker {
                 let Some(link) = &mut self.links[conn as usize] else { continue };
                 let (hands, offer) = (&mut self.hands, &self.assignment.offer);
                 let key = || client::key(seed, number);
-                let end = link.read(&mut self.buffer, false, offer, key, |link, input| {
+                let end = link.read(&mut self.buffer, false, offer, key, |link, input, _| {
                     hands.handle_slowly(link, input);
                 });
                 if end != End::Drained {
@@ -237,15 +240,15 @@ impl Hands {
         }
     }
 
-    fn handle(&mut self, conn: u32, link: &mut Link, input: Input<'_>, count_closes: bool) {
+    fn handle(&mut self, conn: u32, link: &mut Link, input: Input<'_>, now_ns: u64, count_closes: bool) {
         match input {
-            Input::Upgraded => self.dialer.opened(conn, monotonic_ns()),
+            Input::Upgraded => self.dialer.opened(conn, now_ns),
             Input::Message(bytes) => match &mut self.traffic {
-                Some(traffic) => traffic.received(conn, link, &bytes),
+                Some(traffic) => traffic.received(conn, link, &bytes, now_ns),
                 None => self.early += 1,
             },
             Input::Compressed(message) => match &mut self.traffic {
-                Some(traffic) => traffic.received_compressed(conn, link, &message),
+                Some(traffic) => traffic.received_compressed(conn, link, &message, now_ns),
                 None => self.early += 1,
             },
             Input::Ping(payload) => {

@@ -15,6 +15,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
@@ -107,6 +108,8 @@ enum Phase {
     Running(Marks),
     Closing {
         deadline_ns: u64,
+        /// The first connection that may still be there.
+        first: usize,
     },
 }
 
@@ -160,13 +163,19 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             self.turn();
-            if let Phase::Closing { deadline_ns } = self.phase
-                && (monotonic_ns() >= deadline_ns || self.links.iter().all(Option::is_none))
-            {
-                return Ok(());
+            if let Phase::Closing { deadline_ns, first } = &mut self.phase {
+                *first += self.links[*first..].iter().take_while(|link| link.is_none()).count();
+                if *first == self.links.len() || monotonic_ns() >= *deadline_ns {
+                    return Ok(());
+                }
             }
-            self.timer.arm(self.deadline_ns())?;
-            match self.poll.poll(&mut events, None) {
+            let deadline_ns = self.deadline_ns();
+            // What is due already needs no timer.
+            let wait = deadline_ns.filter(|ns| *ns <= monotonic_ns()).map(|_| Duration::ZERO);
+            if wait.is_none() {
+                self.timer.arm(deadline_ns)?;
+            }
+            match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -218,7 +227,7 @@ impl Worker {
                     .chain(self.next_mark_ns(marks))
                     .min()
             }
-            Phase::Closing { deadline_ns } => Some(*deadline_ns),
+            Phase::Closing { deadline_ns, .. } => Some(*deadline_ns),
         }
     }
 
@@ -348,7 +357,7 @@ impl Worker {
         }
         self.report(Report::Done(Box::new(done)));
         self.hands.traffic = None;
-        self.phase = Phase::Closing { deadline_ns: monotonic_ns() + CLOSE_NS_MAX };
+        self.phase = Phase::Closing { deadline_ns: monotonic_ns() + CLOSE_NS_MAX, first: 0 };
         self.close_all();
     }
 
