@@ -152,6 +152,8 @@ enum Phase {
     Running(Marks),
     Closing {
         deadline_ns: u64,
+        /// The first connection that may still be there.
+        first: usize,
     },
 }
 
@@ -208,13 +210,19 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             self.turn();
-            if let Phase::Closing { deadline_ns } = self.phase
-                && (monotonic_ns() >= deadline_ns || self.links.iter().all(Option::is_none))
-            {
-                return Ok(());
+            if let Phase::Closing { deadline_ns, first } = &mut self.phase {
+                *first += self.links[*first..].iter().take_while(|link| link.is_none()).count();
+                if *first == self.links.len() || monotonic_ns() >= *deadline_ns {
+                    return Ok(());
+                }
             }
-            self.timer.arm(self.deadline_ns())?;
-            match self.poll.poll(&mut events, None) {
+            let deadline_ns = self.deadline_ns();
+            // What is due already needs no timer.
+            let wait = deadline_ns.filter(|ns| *ns <= monotonic_ns()).map(|_| Duration::ZERO);
+            if wait.is_none() {
+                self.timer.arm(deadline_ns)?;
+            }
+            match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -248,6 +256,7 @@ impl Worker {
             let instrument = traffic.instrument();
             Counters::set(&counters.sent, instrument.tally().sent);
             Counters::set(&counters.sending, u64::from(is_sending));
+            Counters::set(&counters.missing, instrument.missing());
             Counters::set(&counters.arrived, instrument.totals().distinct + instrument.tally().corrupt);
         }
         let hands = &self.hands;
@@ -276,7 +285,7 @@ impl Worker {
                     .chain(self.next_mark_ns(marks))
                     .min()
             }
-            Phase::Closing { deadline_ns } => Some(*deadline_ns),
+            Phase::Closing { deadline_ns, .. } => Some(*deadline_ns),
         }
     }
 
@@ -386,6 +395,8 @@ impl Worker {
             let _ = self.reports.send(Report::Second { number: marks.seconds, slice, parts });
             marks.seconds += 1;
             marks.next_second_ns += SECOND_NS;
+            let busy = marks.busy_permille(now_ns);
+            Counters::set(&self.board.of(self.assignment.thread).busy_permille, busy);
         }
     }
 
@@ -422,7 +433,7 @@ impl Worker {
         }
         self.report(Report::Done(Box::new(done)));
         self.hands.traffic = None;
-        self.phase = Phase::Closing { deadline_ns: monotonic_ns() + CLOSE_NS_MAX };
+        self.phase = Phase::Closing { deadline_ns: monotonic_ns() + CLOSE_NS_MAX, first: 0 };
         self.close_all();
     }
 
