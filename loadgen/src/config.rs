@@ -61,6 +61,8 @@ pub struct Config {
     pub origin: Option<String>,
     /// Whether compression is offered.
     pub deflate: bool,
+    /// Whether it is plain TCP that is spoken: no proof of the protocol, no masks.
+    pub raw: bool,
     /// The subprotocols that it offers.
     pub subprotocols: Vec<String>,
     /// Text or binary.
@@ -177,6 +179,7 @@ impl Config {
             headers: args.header,
             origin: args.origin,
             deflate: args.deflate,
+            raw: args.raw,
             subprotocols: args.subprotocol,
             format,
             connect_rate: args.connect_rate,

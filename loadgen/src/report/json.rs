@@ -141,6 +141,7 @@ pub fn config(it: &Config) -> Value {
         "headers": it.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>(),
         "origin": it.origin,
         "deflate": it.deflate,
+        "raw": it.raw,
         "subprotocols": it.subprotocols,
         "connect_rate": it.connect_rate,
         "duration_s": it.duration.as_secs_f64(),

@@ -285,7 +285,8 @@ impl Worker {
         let audience = if a.broadcast { Audience::All { senders } } else { Audience::Own };
         let codec = Codec::new(a.run, a.format, a.sizes);
         let instrument = Instrument::new(codec, timeline, audience, a.conns as usize, open.len() as u32);
-        self.hands.traffic = Some(Traffic::new(instrument, pace, a.format, self.hands.rng.fork()));
+        self.hands.traffic =
+            Some(Traffic::new(instrument, pace, a.format, !a.offer.raw, self.hands.rng.fork()));
         self.slow = (0..self.assignment.conns)
             .filter(|&conn| self.is_open(conn) && matches!(self.reading(conn), Reading::Slow(_)))
             .collect();
@@ -356,8 +357,8 @@ impl Worker {
         let out = &mut self.hands.out;
         for slot in &mut self.links {
             let Some(link) = slot else { continue };
-            if !link.is_open() {
-                // Never upgraded, or already closing: there is nothing to say.
+            if !link.is_open() || self.assignment.offer.raw {
+                // Never upgraded, already closing, or no protocol to close: there is nothing to say.
                 *slot = None;
                 continue;
             }
