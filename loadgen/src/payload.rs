@@ -12,7 +12,10 @@
 //! | 4 | CRC-32 of all other bytes of the message |
 //!
 //! All numbers are big-endian. A text message carries the same bytes as base64: 39 are a multiple of three, so
-//! there is no padding and no bit without meaning. A filler brings the message to its size.
+//! there is no padding and no bit without meaning. A filler brings the message to its size. Binary messages that are
+//! too small for this carry a [`compact`] form of it.
+
+pub mod compact;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -34,6 +37,8 @@ const CHECKED_BYTES: usize = BINARY_BYTES_MIN - 4;
 pub enum Format {
     /// Binary messages.
     Binary,
+    /// Binary messages that may be too small for all of this.
+    Compact,
     /// Text messages of ASCII characters.
     Text,
 }
@@ -43,6 +48,7 @@ impl Format {
     pub const fn bytes_min(self) -> usize {
         match self {
             Self::Binary => BINARY_BYTES_MIN,
+            Self::Compact => compact::BYTES_MIN,
             Self::Text => TEXT_BYTES_MIN,
         }
     }
@@ -102,6 +108,8 @@ pub struct Codec {
     magic_text: [u8; 4],
     format: Format,
     sizes: Sizes,
+    /// When the run's first message is due, from which the compact form counts.
+    epoch_ns: u64,
     /// The longest message; its header is overwritten for each one sent.
     message: Vec<u8>,
 }
@@ -127,7 +135,13 @@ impl Codec {
         let mut magic_text = [0; 4];
         magic_text.copy_from_slice(&text[..4]);
         let message = (b'a'..=b'z').cycle().take(sizes.max as usize).collect();
-        Self { run, run_text, magic_text, format, sizes, message }
+        Self { run, run_text, magic_text, format, sizes, epoch_ns: 0, message }
+    }
+
+    /// The same for a run whose first message is due at `epoch_ns`, which everyone in it must be told.
+    #[must_use]
+    pub fn since(self, epoch_ns: u64) -> Self {
+        Self { epoch_ns, ..self }
     }
 
     /// How the messages travel.
@@ -145,6 +159,12 @@ impl Codec {
     /// # Panics
     /// Where the size is none of [`sizes`](Self::sizes).
     pub fn encode(&mut self, stamp: &Stamp, size: usize) -> &[u8] {
+        if self.format == Format::Compact {
+            let filler = &self.message[compact::BYTES_MIN..size];
+            let head = compact::encode(self.run, self.epoch_ns, stamp, filler);
+            self.message[..compact::BYTES_MIN].copy_from_slice(&head);
+            return &self.message[..size];
+        }
         let mut head = [0; BINARY_BYTES_MIN];
         head[..3].copy_from_slice(&MAGIC);
         head[RUN].copy_from_slice(&self.run);
@@ -156,7 +176,7 @@ impl Codec {
         let checksum = checksum(&head[..CHECKED_BYTES], filler);
         head[CHECKED_BYTES..].copy_from_slice(&checksum.to_be_bytes());
         match self.format {
-            Format::Binary => self.message[..BINARY_BYTES_MIN].copy_from_slice(&head),
+            Format::Binary | Format::Compact => self.message[..BINARY_BYTES_MIN].copy_from_slice(&head),
             Format::Text => {
                 let out = &mut self.message[..TEXT_BYTES_MIN];
                 STANDARD.encode_slice(head, out).expect("39 bytes are 52 characters");
@@ -170,6 +190,9 @@ impl Codec {
     /// One damaged byte cannot hit both the magic and the run, so a message with one is never taken for a
     /// stranger's.
     pub fn parse(&self, bytes: &[u8]) -> Parsed {
+        if self.format == Format::Compact {
+            return compact::parse(self.run, self.epoch_ns, bytes);
+        }
         let part = |range: std::ops::Range<usize>| bytes.get(range).unwrap_or_default();
         let (magic, run) = (part(0..3) == MAGIC, part(RUN) == self.run);
         if magic || run {
@@ -238,13 +261,15 @@ mod tests {
 
     #[test]
     fn both_formats_come_back_at_every_size() {
-        for format in [Format::Binary, Format::Text] {
+        for format in [Format::Binary, Format::Compact, Format::Text] {
             for size in [format.bytes_min(), format.bytes_min() + 1, 128, 70_000] {
-                let mut codec = Codec::new(RUN_ID, format, fixed(size));
+                let mut codec = Codec::new(RUN_ID, format, fixed(size)).since(1_000_000_000);
                 let message = codec.encode(&STAMP, size).to_vec();
                 assert_eq!(message.len(), size);
                 assert_eq!(format == Format::Text, message.is_ascii());
-                assert_eq!(codec.parse(&message), Parsed::Ours(STAMP));
+                // Less than a microsecond late, which the compact form leaves out.
+                let sent_ns = if format == Format::Compact { STAMP.intended_ns } else { STAMP.sent_ns };
+                assert_eq!(codec.parse(&message), Parsed::Ours(Stamp { sent_ns, ..STAMP }));
             }
         }
     }

@@ -18,7 +18,7 @@ fn start(mode: Mode) -> String {
 fn echo_of_small_and_large_messages() {
     let url = start(Mode::Echo);
     for load in
-        ["--rate 1000 --size 39..300", "--rate 200 --size 16k", "--rate 20 --size 300k", "--rate 500 --text"]
+        ["--rate 1000 --size 20..300", "--rate 200 --size 16k", "--rate 20 --size 300k", "--rate 500 --text"]
     {
         let (out, value) = measure(&url, &format!("--raw --conns 20 --threads 2 --duration 500ms {load}"));
         let expected = value["config"]["rate"].as_f64().expect("a number") / 2.0;
@@ -35,7 +35,7 @@ fn echo_of_small_and_large_messages() {
 #[test]
 fn a_broadcast_reaches_everyone_each_time_and_in_order() {
     let url = start(Mode::Broadcast);
-    for load in ["--rate 40", "--closed-loop 16"] {
+    for load in ["--rate 40", "--closed-loop 16", "--closed-loop 4 --size 20"] {
         let line =
             format!("--raw --mode broadcast --conns 100 --senders 3 --threads 2 --duration 500ms {load}");
         let (out, value) = measure(&url, &line);

@@ -49,7 +49,7 @@ impl Traffic {
     /// `format` is that of the instrument's messages.
     pub fn new(instrument: Instrument, pace: Pace, format: Format, masked: bool, rng: fastrand::Rng) -> Self {
         let opcode = match format {
-            Format::Binary => OpCode::Binary,
+            Format::Binary | Format::Compact => OpCode::Binary,
             Format::Text => OpCode::Text,
         };
         Self {

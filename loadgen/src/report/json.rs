@@ -134,7 +134,7 @@ pub fn config(it: &Config) -> Value {
         "senders": it.senders,
         "size": if it.sizes.min == it.sizes.max { it.sizes.max.into() } else { Value::from(it.sizes.to_string()) },
         "arrival": match it.arrival { Arrival::Constant => "constant", Arrival::Poisson => "poisson" },
-        "format": match it.format { Format::Binary => "binary", Format::Text => "text" },
+        "format": match it.format { Format::Binary => "binary", Format::Compact => "compact", Format::Text => "text" },
         "slow_readers": it.cohorts.slow,
         "slow_bytes_per_s": it.cohorts.slow_bytes_per_second,
         "never_read": it.cohorts.never,

@@ -283,7 +283,7 @@ impl Worker {
             }
         };
         let audience = if a.broadcast { Audience::All { senders } } else { Audience::Own };
-        let codec = Codec::new(a.run, a.format, a.sizes);
+        let codec = Codec::new(a.run, a.format, a.sizes).since(timeline.start_ns);
         let instrument = Instrument::new(codec, timeline, audience, a.conns as usize, open.len() as u32);
         self.hands.traffic =
             Some(Traffic::new(instrument, pace, a.format, !a.offer.raw, self.hands.rng.fork()));
