@@ -138,6 +138,10 @@ pub struct RunArgs {
     /// Offer compression (permessage-deflate), and compress what is sent
     #[arg(long, help_heading = "Handshake")]
     pub deflate: bool,
+    /// Plain TCP in place of WebSocket: any answer that ends with an empty line opens a connection, and frames go
+    /// without masks, so that what comes back from a server that echoes bytes is what a WebSocket server sends
+    #[arg(long, conflicts_with = "deflate", help_heading = "Handshake")]
+    pub raw: bool,
 
     /// How long to measure (10s, 500ms, 2m)
     #[arg(short, long, default_value = "10s", value_parser = duration, help_heading = "Phases")]

@@ -73,6 +73,9 @@ pub enum Fault {
 /// an idle connection costs no window.
 pub const DEFLATE: Deflate = Deflate { min_bytes: 0, level: 1, window_bits: 15, takeover: false };
 
+/// The longest answer without an empty line that a server of plain TCP may give.
+const RAW_HEAD_BYTES_MAX: usize = 8 * 1024;
+
 /// What stands for the connection's number in the path and in headers.
 pub const CONN: &str = "{conn}";
 
@@ -91,6 +94,8 @@ pub struct Offer {
     pub deflate: Option<Deflate>,
     /// Further headers; [`CONN`] in their values as in the path.
     pub headers: Vec<(String, String)>,
+    /// Whether any answer will do, as long as it ends with an empty line: from a server that knows no WebSocket.
+    pub raw: bool,
 }
 
 impl Offer {
@@ -116,6 +121,15 @@ impl Offer {
 
     /// Checks the answer to a request made with `key`.
     fn parse(&self, bytes: &[u8], key: &str) -> Result<Status<Upgraded>, ResponseError> {
+        if self.raw {
+            return match bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                Some(at) => {
+                    Ok(Status::Complete(Upgraded { head_len: at + 4, subprotocol: None, deflate: None }))
+                }
+                None if bytes.len() > RAW_HEAD_BYTES_MAX => Err(ResponseError::Malformed),
+                None => Ok(Status::Partial),
+            };
+        }
         parse_response(bytes, key, &self.subprotocols(), self.deflate.as_ref())
     }
 
@@ -412,6 +426,23 @@ mod tests {
     }
 
     #[test]
+    fn plain_tcp_is_open_after_any_empty_line() {
+        let offer = Offer { raw: true, ..Offer::default() };
+        let feed = |client: &mut Client, bytes: &mut [u8]| {
+            let (used, input) = client.handle_input(bytes, &offer, String::new)?;
+            Ok::<_, Fault>((used, input.is_some()))
+        };
+        let mut client = Client::default();
+        assert_eq!(feed(&mut client, &mut b"anything\r\n\r".to_vec()), Ok((11, false)));
+        assert_eq!(feed(&mut client, &mut b"\n\x81\x01x".to_vec()), Ok((1, true)), "frames follow");
+        assert_eq!(client.state(), State::Open);
+
+        let mut client = Client::default();
+        assert_eq!(feed(&mut client, &mut [b'x'; RAW_HEAD_BYTES_MAX]), Ok((RAW_HEAD_BYTES_MAX, false)));
+        assert_eq!(feed(&mut client, &mut [b'x']), Err(Fault::Handshake(ResponseError::Malformed)));
+    }
+
+    #[test]
     fn nothing_counts_after_our_close() {
         let (mut client, mut stream, mut out) = (Client::default(), stream(), Vec::new());
         let (used, _) =
@@ -476,6 +507,7 @@ mod tests {
             subprotocols: vec!["v2".into(), "v1".into()],
             deflate: Some(Deflate { takeover: false, ..Deflate::default() }),
             headers: vec![("X-User".into(), "u{conn}".into())],
+            raw: false,
         };
         let mut request = Vec::new();
         offer.encode(7, KEY, &mut request);

@@ -38,6 +38,8 @@ pub struct Traffic {
     instrument: Instrument,
     pace: Pace,
     opcode: OpCode,
+    /// Whether frames are masked, as those of a client must be unless it is plain TCP that is spoken.
+    masked: bool,
     rng: fastrand::Rng,
     frame: Vec<u8>,
     pool: Pool,
@@ -51,15 +53,16 @@ pub struct Traffic {
 
 impl Traffic {
     /// `format` is that of the instrument's messages.
-    pub fn new(instrument: Instrument, pace: Pace, format: Format, rng: fastrand::Rng) -> Self {
+    pub fn new(instrument: Instrument, pace: Pace, format: Format, masked: bool, rng: fastrand::Rng) -> Self {
         let opcode = match format {
-            Format::Binary => OpCode::Binary,
+            Format::Binary | Format::Compact => OpCode::Binary,
             Format::Text => OpCode::Text,
         };
         Self {
             instrument,
             pace,
             opcode,
+            masked,
             rng,
             frame: Vec::new(),
             pool: Pool::new(DEFLATE),
@@ -219,13 +222,13 @@ impl Traffic {
         let mut stamp = Stamp { sender, sequence: link.sequence, intended_ns, sent_ns };
         self.frame.clear();
         for _ in 0..messages {
-            let mask = self.rng.u32(..).to_be_bytes();
+            let mask = self.masked.then(|| self.rng.u32(..).to_be_bytes());
             let message = self.instrument.encode(&stamp, &mut self.rng);
             match link.client.deflate() {
-                None => frame::encode(&mut self.frame, self.opcode, message, Some(mask)),
+                None => frame::encode(&mut self.frame, self.opcode, message, mask),
                 Some(window) => {
                     let deflater = self.pool.deflater(window);
-                    frame::encode_deflated(&mut self.frame, self.opcode, message, Some(mask), deflater);
+                    frame::encode_deflated(&mut self.frame, self.opcode, message, mask, deflater);
                 }
             }
             stamp.sequence += 1;

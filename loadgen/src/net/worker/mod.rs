@@ -357,10 +357,10 @@ impl Worker {
             (true, false) => Audience::All { senders },
             (true, true) => Audience::Others { senders, own },
         };
-        let codec = Codec::new(a.run, a.format, a.sizes.clone());
+        let codec = Codec::new(a.run, a.format, a.sizes.clone()).since(timeline.start_ns);
         let instrument = Instrument::new(codec, timeline, audience, a.streams(), open.len() as u32)
             .with_stages(StageBook::new(&timeline, &a.stages));
-        let traffic = Traffic::new(instrument, pace, a.format, self.hands.rng.fork());
+        let traffic = Traffic::new(instrument, pace, a.format, !a.offer.raw, self.hands.rng.fork());
         self.hands.traffic = Some(traffic.relayed(a.lifetime.is_some()));
         self.begin_turnover(&timeline);
         self.slow = (0..self.assignment.conns)
@@ -441,8 +441,8 @@ impl Worker {
         let out = &mut self.hands.out;
         for slot in &mut self.links {
             let Some(link) = slot else { continue };
-            if !link.is_open() {
-                // Never upgraded, or already closing: there is nothing to say.
+            if !link.is_open() || self.assignment.offer.raw {
+                // Never upgraded, already closing, or no protocol to close: there is nothing to say.
                 *slot = None;
                 continue;
             }
