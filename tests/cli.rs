@@ -198,7 +198,8 @@ fn sigterm_lets_clients_go_and_a_second_one_does_not_wait() {
     assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]));
 
     for second in [Signal::TERM, Signal::INT, Signal::QUIT] {
-        let program = Program::serve(&["--threads", "2"]);
+        let patient = ["--threads", "2", "--drain-grace", "1h", "--drain-timeout", "2h"];
+        let program = Program::serve(&patient);
         let mut client = program.open("/sink");
         program.signal(Signal::TERM);
         let start = Instant::now();

@@ -189,8 +189,10 @@ fn the_service_manager_hears_of_readiness_the_end_and_signs_of_life() {
 
 /// Not a test, but the server of the next one: only a process of its own can have an environment of its own.
 #[test]
-#[ignore = "the next test starts it"]
 fn a_server_that_can_be_stuck() {
+    if std::env::var_os("WSD_TEST_SERVER").is_none() {
+        return;
+    }
     let builder = Server::builder().threads(2).listen("127.0.0.1:0").app(|| Who);
     let builder = builder.service_manager().expect("nothing is passed");
     let ready = |server: &wsd::Handle| {
@@ -203,7 +205,7 @@ fn a_server_that_can_be_stuck() {
 fn a_worker_that_is_stuck_gives_no_sign_of_life() {
     let mut manager = Manager::new("stuck");
     let mut command = Command::new(std::env::current_exe().expect("a path"));
-    command.args(["--ignored", "--exact", "a_server_that_can_be_stuck", "--nocapture"]);
+    command.args(["--exact", "a_server_that_can_be_stuck", "--nocapture"]).env("WSD_TEST_SERVER", "1");
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "400000").stdin(Stdio::null());
     let mut child = command.stdout(Stdio::piped()).spawn().expect("it can be started");
     let mut said = String::new();
