@@ -76,10 +76,10 @@ mod route;
 mod server;
 
 pub use app::{Admission, App, Context};
-pub use config::{Config, Deflate, DescriptorTables, Limits, Origins};
+pub use config::{Config, Deflate, DescriptorTables, Limits, Origins, QueueTotal, RouteOptions, SlowPolicy};
 pub use http::Page;
 pub use id::ConnId;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, RouteMetrics};
 pub use proto::handshake::Request;
 pub use proto::{Close, CloseCode, Message};
 pub use route::InvalidRoute;

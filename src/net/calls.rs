@@ -80,6 +80,7 @@ impl Core {
             Cause::Local => &self.metrics.closed_by_server,
             Cause::Protocol(_) => &self.metrics.closed_protocol,
             Cause::Slow => &self.metrics.closed_slow,
+            Cause::Shed => &self.metrics.closed_shed,
             Cause::Unfinished => &self.metrics.closed_unfinished,
             Cause::Silent => &self.metrics.closed_silent,
             Cause::Lost => &self.metrics.closed_lost,

@@ -89,6 +89,11 @@ impl<T> Slots<T> {
         self.slab.len()
     }
 
+    /// After the last slot that is or was in use.
+    pub(crate) fn end(&self) -> u32 {
+        self.slab.capacity() as u32
+    }
+
     pub(crate) fn keys(&self) -> Vec<Key> {
         self.slab.iter().map(|(slot, it)| Key { slot: slot as u32, generation: it.generation }).collect()
     }

@@ -13,7 +13,7 @@ use super::slots::Key;
 use super::worker::Shared;
 use crate::app::{App, Orders, Place};
 use crate::config::{Deflate, Limits, Origins};
-use crate::conn::{Received, Step};
+use crate::conn::{QueueRules, Received, Step};
 use crate::http::Page;
 use crate::hub::Hub;
 use crate::id::{ConnId, Millis};
@@ -43,6 +43,8 @@ pub(super) struct Core {
     pub(super) router: Arc<Router>,
     pub(super) pages: Arc<[Page]>,
     pub(super) apps: Vec<Box<dyn App>>,
+    /// By app: what happens to those who do not keep up.
+    pub(super) rules: Vec<QueueRules>,
     pub(super) hub: Hub,
     pub(super) buffer: Box<[u8]>,
     pub(super) origins: Origins,
@@ -64,6 +66,7 @@ impl Core {
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
             apps: shared.router.apps(),
+            rules: shared.queue_rules(worker),
             hub: Hub::new(shared.deflate.is_some()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             orders: Orders::default(),
@@ -136,7 +139,7 @@ impl Core {
 
     /// The socket takes bytes again.
     pub(super) fn writable(&mut self, key: Key, entry: &mut Entry) -> After {
-        if entry.conn.flush(self.now, &mut entry.stream, &self.metrics).is_err() {
+        if entry.conn.flush(self.now, &mut entry.stream, &self.limits, &self.metrics).is_err() {
             return self.broken(key, entry);
         }
         let after = self.settle(key, entry);
@@ -148,8 +151,9 @@ impl Core {
     /// A deadline may have passed.
     pub(super) fn timeout(&mut self, key: Key, entry: &mut Entry) -> After {
         let handshaking = entry.conn.is_handshaking();
+        let rules = &self.rules[usize::from(entry.app)];
         if let Some(ended) =
-            entry.conn.handle_timeout(self.now, &self.limits, &mut self.orders.reply, &self.metrics)
+            entry.conn.handle_timeout(self.now, &self.limits, rules, &mut self.orders.reply, &self.metrics)
         {
             self.ended(key, entry, &ended);
         } else if handshaking && !entry.conn.is_handshaking() {
@@ -157,6 +161,15 @@ impl Core {
             Response::text(408, "no request in time\n").encode(&mut self.orders.reply);
         } else if !handshaking && entry.conn.is_gone() {
             self.metrics.closing_timed_out.add(1);
+        }
+        self.settle(key, entry)
+    }
+
+    /// All queues together hold too much memory, and this one much of it.
+    pub(super) fn relieve(&mut self, key: Key, entry: &mut Entry) -> After {
+        let rules = &self.rules[usize::from(entry.app)];
+        if let Some(ended) = entry.conn.relieve(self.now, &self.limits, rules, &self.metrics) {
+            self.ended(key, entry, &ended);
         }
         self.settle(key, entry)
     }
@@ -245,7 +258,8 @@ impl Core {
     }
 
     fn shed(&mut self, key: Key, entry: &mut Entry) {
-        if let Some(ended) = entry.conn.shed(self.now, &self.limits, &self.metrics) {
+        let rules = &self.rules[usize::from(entry.app)];
+        if let Some(ended) = entry.conn.shed(self.now, &self.limits, rules, &self.metrics) {
             self.ended(key, entry, &ended);
         }
     }

@@ -4,15 +4,17 @@
 //! part of the fan-out. Work that is left over makes the next poll return at once.
 
 mod accept;
+mod budget;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use budget::Budget;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use tracing::info;
@@ -23,10 +25,11 @@ use super::mailbox::{Mail, Mailbox};
 use super::slots::{Key, Slots};
 use super::socket::Core;
 use super::wheel::Wheel;
-use crate::config::{Deflate, Limits, Origins};
+use crate::config::{Deflate, Limits, Origins, RouteOptions};
+use crate::conn::QueueRules;
 use crate::http::Page;
 use crate::id::Millis;
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Drops, WorkerMetrics};
 use crate::route::Router;
 
 /// Deliveries in one turn. At 2 to 6 us each, other connections wait for about a millisecond.
@@ -49,16 +52,32 @@ const MAILBOX: Token = Token(u32::MAX as usize);
 pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) metrics: Vec<Arc<WorkerMetrics>>,
+    /// By worker and route: what was dropped.
+    pub(crate) drops: Vec<Vec<Arc<Drops>>>,
     pub(crate) router: Arc<Router>,
     pub(crate) pages: Arc<[Page]>,
     pub(crate) limits: Limits,
     pub(crate) origins: Origins,
     pub(crate) deflate: Option<Deflate>,
     pub(crate) backlog: u32,
+    /// Bytes of memory that all queues together may hold; 0 for no limit.
+    pub(crate) queue_total: u64,
+    /// Whether the log says that there were too many.
+    pub(crate) memory_warned: AtomicBool,
     /// Connections held by all workers.
     pub(crate) connections: AtomicUsize,
     /// Connections that all workers together may hold.
     pub(crate) connections_max: AtomicUsize,
+}
+
+impl Shared {
+    /// By route: what happens to those who do not keep up. Never empty, for connections that have no route yet.
+    pub(super) fn queue_rules(&self, worker: u16) -> Vec<QueueRules> {
+        let options = self.router.options().iter().cloned().chain(std::iter::repeat(RouteOptions::default()));
+        let drops = self.drops[usize::from(worker)].iter();
+        let rules = |(drops, options)| QueueRules::new(&self.limits, &options, Arc::clone(drops));
+        drops.zip(options).map(rules).collect()
+    }
 }
 
 /// One worker, on its own thread. Not `Send`: its sockets exist in this thread's descriptor table alone.
@@ -82,6 +101,7 @@ pub(crate) struct Worker {
     stop_at: Option<Millis>,
     /// Whether, at the start of the turn, there was too much to fan out to take in more.
     backlogged: bool,
+    budget: Budget,
 }
 
 impl Worker {
@@ -104,6 +124,7 @@ impl Worker {
         let core = Core::new(index as u16, &shared);
         Ok(Self {
             index,
+            budget: Budget::new(shared.queue_total),
             shared,
             poll,
             listeners,
@@ -132,6 +153,7 @@ impl Worker {
             }
             self.core.now = self.elapsed();
             self.core.metrics.turns.add(1);
+            self.watch_memory();
             self.backlogged = self.is_backlogged();
             for event in &events {
                 self.event(event);
@@ -158,7 +180,7 @@ impl Worker {
 
     /// How long there is nothing to do unless something happens.
     fn poll_timeout(&self) -> Option<Duration> {
-        if self.core.hub.has_work() || !self.accepting.is_empty() {
+        if self.core.hub.has_work() || !self.accepting.is_empty() || self.budget.is_looking() {
             return Some(Duration::ZERO);
         }
         if !self.ready.is_empty() {
@@ -169,9 +191,9 @@ impl Worker {
         Some(Duration::from_millis(next.0.saturating_sub(self.elapsed().0)))
     }
 
-    /// Whether any worker has so much to fan out that no more should be taken in.
+    /// Whether any worker has so much to fan out, or all queues hold so much, that no more should be taken in.
     fn is_backlogged(&self) -> bool {
-        self.shared.mailboxes.iter().any(|mailbox| mailbox.backlog() > BACKLOG_BYTES)
+        self.budget.is_full() || self.shared.mailboxes.iter().any(|mailbox| mailbox.backlog() > BACKLOG_BYTES)
     }
 
     fn event(&mut self, event: &mio::event::Event) {
@@ -272,8 +294,8 @@ impl Worker {
             let core = &mut self.core;
             let Some((slot, batch)) = core.hub.next_delivery() else { break };
             let Some((key, entry)) = self.slots.at(slot) else { continue };
-            let delivered =
-                entry.deliver(slot, batch, core.now, &core.limits, &core.metrics, &mut core.bench);
+            let rules = &core.rules[usize::from(entry.app)];
+            let delivered = entry.deliver(slot, batch, core.now, rules, &core.metrics, &mut core.bench);
             if delivered != Delivered::Taken {
                 self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
             }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use super::Ceiling;
 use crate::hub::batch::{FrameRef, Pending};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RouteMetrics};
 use crate::net::mailbox::Mail;
 use crate::net::worker::Shared;
 use crate::proto::{Frame, Message};
@@ -46,6 +46,13 @@ impl Handle {
     /// What happened so far.
     pub fn metrics(&self) -> Metrics {
         Metrics::sum(self.shared.metrics.iter().map(Arc::as_ref))
+    }
+
+    /// What was dropped so far on each route, in the order in which the routes were added.
+    pub fn route_metrics(&self) -> Vec<RouteMetrics> {
+        let names = self.shared.router.names().iter().enumerate();
+        let of = |route: usize| self.shared.drops.iter().map(move |worker| worker[route].as_ref());
+        names.map(|(route, name)| RouteMetrics::sum(name.clone(), of(route))).collect()
     }
 
     /// Publishes and stops from other threads.

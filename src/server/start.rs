@@ -3,18 +3,20 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use super::ceiling::{Ceiling, table_max};
+use super::memory;
 use super::{Builder, Handle, Remote, StartError};
-use crate::config::{Config, DescriptorTables};
-use crate::metrics::WorkerMetrics;
+use crate::config::{Config, DescriptorTables, QueueTotal};
+use crate::metrics::{Drops, WorkerMetrics};
 use crate::net::fdtable;
 use crate::net::listener;
 use crate::net::mailbox::Mailbox;
 use crate::net::worker::{Shared, Worker};
+use crate::route::Router;
 
 /// What a worker's thread says while it starts.
 enum Report {
@@ -47,12 +49,15 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
             .collect::<Result<_, _>>()
             .map_err(StartError::System)?,
         metrics: (0..config.threads).map(|_| Arc::new(WorkerMetrics::default())).collect(),
+        drops: (0..config.threads).map(|_| drops_of(&router)).collect(),
         router: Arc::new(router),
         pages: pages.into(),
         limits: config.limits.clone(),
         origins: config.origins.clone(),
         deflate: config.deflate,
         backlog: config.backlog,
+        queue_total: memory::queue_total(config.queue_total),
+        memory_warned: AtomicBool::new(false),
         connections: AtomicUsize::new(0),
         connections_max: AtomicUsize::new(0),
     });
@@ -100,10 +105,18 @@ fn check(config: &Config) -> Result<(), StartError> {
     {
         return Err(StartError::Setting("deflate windows are 9 to 15 bits, and levels 1 to 9"));
     }
+    if matches!(config.queue_total, QueueTotal::Percent(0 | 101..)) {
+        return Err(StartError::Setting("queues may hold 1 to 100 percent of the memory"));
+    }
     if config.listen.is_empty() {
         return Err(StartError::Setting("no address to listen on"));
     }
     Ok(())
+}
+
+/// A place for what one worker drops on each route; never empty, for connections that have none yet.
+fn drops_of(router: &Router) -> Vec<Arc<Drops>> {
+    (0..router.options().len().max(1)).map(|_| Arc::default()).collect()
 }
 
 type Reserved = (Vec<SocketAddr>, Vec<socket2::Socket>);

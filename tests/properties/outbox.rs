@@ -3,17 +3,18 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::{prop_assert, prop_assert_eq, proptest};
-use wsd::conn::{Conn, Flushed, Outbox, Sent};
+use wsd::conn::{Conn, Flushed, Outbox, QueueRules, Sent};
 use wsd::id::Millis;
 use wsd::metrics::WorkerMetrics;
 use wsd::proto::deflate::Pool;
 use wsd::proto::frame::{Piece, encode};
 use wsd::proto::{CloseCode, Frame, Header, OpCode, Role, Status};
-use wsd::{Deflate, Limits};
+use wsd::{Deflate, Limits, RouteOptions};
 
 use super::cases;
 
@@ -121,7 +122,7 @@ proptest! {
         }
         bench.socket.takes = vec![Take::Bytes(usize::MAX); 20].into();
         if !bench.broken {
-            bench.conn.flush(Millis(2), &mut bench.socket, &bench.metrics).expect("it does not fail");
+            bench.conn.flush(Millis(2), &mut bench.socket, &bench.limits, &bench.metrics).expect("it does not fail");
             let frames = frames(&bench.socket.wire).expect("no frame is cut");
             let close = frames.iter().position(|(opcode, _)| *opcode == OpCode::Close);
             prop_assert!(close.is_none_or(|at| at == frames.len() - 1), "after the Close: {:?}", frames);
@@ -175,6 +176,7 @@ fn any_order() -> impl Strategy<Value = Order> {
 struct Bench {
     conn: Conn,
     limits: Limits,
+    rules: QueueRules,
     metrics: WorkerMetrics,
     pool: Pool,
     socket: Socket,
@@ -185,10 +187,11 @@ struct Bench {
 impl Bench {
     fn new(queue_hard: u32) -> Self {
         let limits = Limits { queue_hard, control_rate: 0, ..Limits::default() };
+        let rules = QueueRules::new(&limits, &RouteOptions::default(), Arc::default());
         let mut conn = Conn::new(Millis(0), &limits, 0);
         conn.open(Millis(0), &limits);
         let (metrics, pool) = (WorkerMetrics::default(), Pool::new(Deflate::default()));
-        Self { conn, limits, metrics, pool, socket: Socket::default(), due: 0, broken: false }
+        Self { conn, limits, rules, metrics, pool, socket: Socket::default(), due: 0, broken: false }
     }
 
     fn carry_out(&mut self, order: &Order, fails: bool) {
@@ -218,7 +221,8 @@ impl Bench {
                 let _ = self.conn.close(Millis(1), &CloseCode::GOING_AWAY.into(), &self.limits, &mut out);
             }
             Order::Flush(_) => {
-                self.broken = self.conn.flush(Millis(1), &mut self.socket, &self.metrics).is_err();
+                self.broken =
+                    self.conn.flush(Millis(1), &mut self.socket, &self.limits, &self.metrics).is_err();
             }
             Order::Reply(..) | Order::Publish(..) => {}
         }
@@ -241,10 +245,10 @@ impl Bench {
         let pieces: Vec<Piece> =
             lens.iter().map(|&len| Piece::whole(Frame::message(vec![2; len]), 1)).collect();
         self.due += pieces.len() as u64;
-        match self.conn.transmit_pieces(Millis(1), &pieces, &mut self.socket, &self.limits, &self.metrics) {
+        match self.conn.transmit_pieces(Millis(1), &pieces, &mut self.socket, &self.rules, &self.metrics) {
             Ok(Sent::Accepted) => {}
             Ok(Sent::Overflow) => {
-                let ended = self.conn.shed(Millis(1), &self.limits, &self.metrics);
+                let ended = self.conn.shed(Millis(1), &self.limits, &self.rules, &self.metrics);
                 assert!(ended.is_some(), "only an open connection has a limit");
             }
             Err(_) => self.broken = true,
@@ -261,7 +265,10 @@ fn a_pong_that_waits_does_not_follow_the_close() {
             bench.carry_out(order, false);
         }
         bench.socket.takes = vec![Take::Bytes(usize::MAX); 5].into();
-        bench.conn.flush(Millis(2), &mut bench.socket, &bench.metrics).expect("it does not fail");
+        bench
+            .conn
+            .flush(Millis(2), &mut bench.socket, &bench.limits, &bench.metrics)
+            .expect("it does not fail");
         let opcodes: Vec<OpCode> =
             frames(&bench.socket.wire).expect("whole").into_iter().map(|(opcode, _)| opcode).collect();
         assert_eq!(opcodes.last(), Some(&OpCode::Close), "{last:?}: {opcodes:?}");

@@ -32,6 +32,10 @@ impl Worker {
     pub(super) fn accept_some(&mut self, number: usize) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listeners[number].accept(self.core.now) {
+                Accepted::Stream(stream) if self.budget.is_full() => {
+                    self.core.metrics.refused_memory.add(1);
+                    turn_away(stream);
+                }
                 Accepted::Stream(stream) => {
                     if self.take_place() {
                         self.admit(stream);
