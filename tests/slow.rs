@@ -70,11 +70,10 @@ struct Read {
 }
 
 impl Read {
-    /// Numbers only grow, what is missing is announced once, and nothing else is announced.
+    /// Numbers only grow, what is missing is announced, and nothing else is announced.
     #[track_caller]
     fn note(&mut self, text: &str) {
         if text == NOTICE {
-            assert!(!self.announced, "twice after {:?}", self.numbers.last());
             (self.announced, self.notices) = (true, self.notices + 1);
             return;
         }

@@ -36,8 +36,6 @@ pub struct Outbox {
     head_begun: bool,
     /// How many of them.
     head_sent: u32,
-    /// The last message that left was a notice: the next one need not be announced again.
-    told: bool,
     /// When the kernel last took something, or when the waiting began.
     progress_at: Millis,
     /// Since when more waits than the soft limit allows.
@@ -93,7 +91,6 @@ impl Outbox {
             droppable: Amount::default(),
             head_begun: false,
             head_sent: 0,
-            told: false,
             progress_at: now,
             over_soft_at: Millis::NEVER,
             squeezed: false,
@@ -303,11 +300,6 @@ impl Outbox {
             metrics.delivered.add(u64::from(done.messages));
             metrics.queue_memory_unshared.sub(done.weight());
             (self.head_begun, self.head_sent) = (false, 0);
-            self.told = match done.kind {
-                Kind::Own => self.told,
-                Kind::Published => false,
-                Kind::Notice => true,
-            };
         }
     }
 }

@@ -725,3 +725,18 @@ fn a_frame_in_many_queues_is_in_memory_once() {
     let unshared: u64 = benches.iter().map(|bench| bench.metrics.queue_memory_unshared.get()).sum();
     assert!(unshared >= memory.max(1_000_000), "{unshared} is never less than {memory}");
 }
+
+#[test]
+fn a_notice_stands_for_what_is_missing_until_it_has_gone_out() {
+    let mut bench = Bench::stalled(SlowPolicy::Latest);
+    bench.publish("ab");
+    // All of the notice but a byte: nobody can have read it.
+    bench.socket.room = Some(2 + 4);
+    bench.conn.flush(bench.now, &mut bench.socket, &bench.limits, &bench.metrics).expect("no failure");
+    bench.publish("c");
+    assert_eq!(bench.metrics.gap_notices.get(), 1);
+    bench.socket.room = Some(1);
+    bench.conn.flush(bench.now, &mut bench.socket, &bench.limits, &bench.metrics).expect("no failure");
+    bench.publish("d");
+    assert_eq!(bench.drained(), ["-", "gap", "gap", "d"], "it may have asked for the state that c changed");
+}

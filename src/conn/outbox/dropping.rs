@@ -96,10 +96,11 @@ impl Outbox {
         }
     }
 
-    /// Whether what is missing at this place has been announced, and nothing was sent since.
+    /// Whether a notice that the peer does not have yet stands for what is missing at this place. One that it has is for
+    /// what was missing then.
     fn is_told(&self, at: usize) -> bool {
         let before = self.queue.range(..at).rev().find(|item| item.kind != Kind::Own);
-        before.map_or(self.told, |item| item.kind == Kind::Notice)
+        before.is_some_and(|item| item.kind == Kind::Notice)
     }
 
     fn next_published(&self, from: usize) -> Option<usize> {
@@ -154,7 +155,7 @@ impl Outbox {
             metrics.delivered.add(messages);
             *head = rest;
             // One item as before, of the same frame.
-            (self.head_begun, self.head_sent, self.told) = (false, 0, false);
+            (self.head_begun, self.head_sent) = (false, 0);
         } else {
             metrics.queue_memory_unshared.add(rest.weight());
             self.queue.insert(1, rest);
