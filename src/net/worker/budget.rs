@@ -41,6 +41,8 @@ pub(super) struct Budget {
 struct Look {
     next: u32,
     memory: u64,
+    /// Of that, what goes by itself: its connections are being closed.
+    closing: u64,
     queues: Vec<Queue>,
 }
 
@@ -75,10 +77,12 @@ impl Budget {
         self.look.is_some()
     }
 
-    /// Of `total` bytes `own` are this worker's: how many it should get rid of.
-    fn excess(&self, own: u64, total: u64) -> u64 {
+    /// Of `total` bytes `own` are this worker's, and of these `closing` go by themselves: how many more it should get
+    /// rid of.
+    fn excess(&self, own: u64, closing: u64, total: u64) -> u64 {
         let excess = u128::from(total.saturating_sub(self.shed_above));
-        (excess * u128::from(own)).div_ceil(u128::from(total.max(1))) as u64
+        let part = (excess * u128::from(own)).div_ceil(u128::from(total.max(1))) as u64;
+        part.saturating_sub(closing)
     }
 }
 
@@ -131,7 +135,9 @@ impl Worker {
             let Some((key, entry)) = self.slots.at(slot) else { continue };
             let memory = entry.conn.queue_memory();
             look.memory += memory;
-            if memory > 0 && entry.conn.is_open() {
+            if !entry.conn.is_open() {
+                look.closing += memory;
+            } else if memory > 0 {
                 look.queues.push(Queue { key, memory, progress_at: entry.conn.progress_at() });
             }
         }
@@ -158,7 +164,7 @@ impl Worker {
                 "queues hold too much memory; the slowest are shed (said once)"
             );
         }
-        let excess = self.budget.excess(look.memory, total);
+        let excess = self.budget.excess(look.memory, look.closing, total);
         for key in slowest(look.queues, excess) {
             self.attend(key, Core::relieve);
         }
@@ -181,21 +187,24 @@ mod tests {
     fn the_limits_hold_at_the_byte() {
         let budget = Budget::new(1_000);
         assert_eq!((budget.shed_above, budget.full_above), (800, 950));
-        assert_eq!(budget.excess(800, 800), 0);
-        assert_eq!(budget.excess(801, 801), 1);
+        assert_eq!(budget.excess(800, 0, 800), 0);
+        assert_eq!(budget.excess(801, 0, 801), 1);
         let odd = Budget::new(1_019);
         assert_eq!((odd.shed_above, odd.full_above), (815, 968));
         let all = Budget::new(u64::MAX);
-        assert!(all.shed_above > u64::MAX / 100 * 79 && all.excess(u64::MAX, u64::MAX) > 0);
+        assert!(all.shed_above > u64::MAX / 100 * 79 && all.excess(u64::MAX, 0, u64::MAX) > 0);
     }
 
     #[test]
     fn each_worker_sheds_its_part() {
         let budget = Budget::new(1_000);
-        assert_eq!(budget.excess(900, 1_200), 300);
-        assert_eq!(budget.excess(300, 1_200), 100);
-        assert_eq!(budget.excess(0, 1_200), 0);
-        assert_eq!(budget.excess(1, 801), 1, "rounded up: it must come down");
+        assert_eq!(budget.excess(900, 0, 1_200), 300);
+        assert_eq!(budget.excess(300, 0, 1_200), 100);
+        assert_eq!(budget.excess(0, 0, 1_200), 0);
+        assert_eq!(budget.excess(1, 0, 801), 1, "rounded up: it must come down");
+        assert_eq!(budget.excess(900, 299, 1_200), 1, "what was shed and is not gone yet is not shed twice");
+        assert_eq!(budget.excess(900, 300, 1_200), 0);
+        assert_eq!(budget.excess(900, 900, 1_200), 0);
     }
 
     #[test]
