@@ -272,7 +272,8 @@ fn a_reader_over_the_soft_limit_is_closed_although_it_reads() {
         let server = Running::start(rooms(1, SlowPolicy::Close, limits));
         let mut slow = Client::open_small(server.address, "/room");
         let start = Instant::now();
-        let mut sent = publish_until(&server, "/room", 0, |now| now.queued_bytes > 64 * 1024);
+        let mut sent =
+            publish_until(&server, "/room", 0, |now| now.queued_bytes > 64 * 1024 || now.closed_slow > 0);
         while server.metrics().closed_slow == 0 && start.elapsed() < 4 * soft_time {
             // Two new ones for each that it reads.
             let due = server.metrics().due;

@@ -11,10 +11,13 @@ use crate::metrics::{Counter, Drops, WorkerMetrics};
 use crate::proto::frame::{Frame, Piece};
 use crate::proto::{Close, CloseCode};
 
+/// No queue is longer, whatever the limit says: what is added to it must not go beyond 32 bits.
+const QUEUE_MAX: u32 = 1 << 30;
+
 /// The rules for the queues of one route's connections, on one worker.
 #[derive(Clone, Debug)]
 pub struct QueueRules {
-    /// As [`Limits::queue_hard`].
+    /// As [`Limits::queue_hard`], at most 1 GiB.
     pub hard: u32,
     /// As [`Limits::queue_soft`].
     pub soft: u32,
@@ -30,7 +33,7 @@ impl QueueRules {
     /// The rules for one route.
     pub fn new(limits: &Limits, options: &RouteOptions, drops: Arc<Drops>) -> Self {
         Self {
-            hard: limits.queue_hard,
+            hard: limits.queue_hard.min(QUEUE_MAX),
             soft: limits.queue_soft,
             policy: options.slow_policy,
             notice: options.gap_notice.as_deref().map(Frame::message),
