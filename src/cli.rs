@@ -16,7 +16,10 @@ use limits::{DeflateFlags, LimitFlags};
 use tools::Tool;
 use values::{Admin, admin_address, host_and_port, network, origin};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
-use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, Server, StartError};
+use wsd::{
+    Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, RouteOptions, Server, SlowPolicy,
+    StartError,
+};
 
 /// A WebSocket server for connection scale.
 ///
@@ -71,6 +74,14 @@ pub(crate) struct Cli {
     /// `--app broadcast` and `chat` send to all but the sender
     #[arg(long, env = "WSD_SKIP_SENDER")]
     skip_sender: bool,
+
+    /// What happens on the paths of --app when others send more to a connection than it takes
+    #[arg(long, value_name = "POLICY", env = "WSD_SLOW_POLICY", default_value = "close")]
+    slow_policy: PolicyName,
+
+    /// Text that a connection is sent once where messages to it were dropped, before the next one
+    #[arg(long, value_name = "TEXT", env = "WSD_GAP_NOTICE")]
+    gap_notice: Option<String>,
 
     /// Origin of web pages that may connect, such as https://app.example.com; may be repeated; `*` for any. Pages
     /// from the same host always may [default: on loopback addresses also pages from localhost and from files]
@@ -136,6 +147,30 @@ enum AppName {
     Sink,
 }
 
+/// The policies for those who do not keep up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PolicyName {
+    /// The connection is closed with 1013
+    Close,
+    /// What does not fit into its queue is dropped
+    DropNewest,
+    /// The oldest messages in its queue make room
+    DropOldest,
+    /// Each message replaces those that wait: tickers
+    Latest,
+}
+
+impl From<PolicyName> for SlowPolicy {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::Close => Self::Close,
+            PolicyName::DropNewest => Self::DropNewest,
+            PolicyName::DropOldest => Self::DropOldest,
+            PolicyName::Latest => Self::Latest,
+        }
+    }
+}
+
 impl Cli {
     /// Reads the command line and the environment. What is wrong is returned as one line.
     ///
@@ -156,13 +191,23 @@ impl Cli {
             Ok((mut cli, matches)) => {
                 let source = matches.value_source("listen");
                 cli.listen_given = source.is_some_and(|source| source != ValueSource::DefaultValue);
-                Ok(cli)
+                cli.checked()
             }
             Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 error.exit()
             }
             Err(error) => Err(one_line(&error)),
         }
+    }
+
+    /// What no single flag can know to be wrong.
+    fn checked(self) -> Result<Self, String> {
+        if self.gap_notice.is_some() && self.slow_policy == PolicyName::Close {
+            let why =
+                "nothing is dropped with --slow-policy close; choose drop-newest, drop-oldest or latest";
+            return Err(format!("wsd: --gap-notice is of no use: {why}; see wsd --help"));
+        }
+        Ok(self)
     }
 
     /// The server that was asked for, on the sockets that systemd passes, if it does.
@@ -193,17 +238,19 @@ impl Cli {
     fn add_app(&self, builder: Builder, path: &str) -> Builder {
         let greeting = self.greeting.clone();
         let skip = self.skip_sender;
+        let options =
+            RouteOptions { slow_policy: self.slow_policy.into(), gap_notice: self.gap_notice.clone() };
         match self.app {
             AppName::Echo => {
                 let reply = Template::new(&self.reply);
-                builder.route(path, move || Echo::new(greeting.clone(), reply.clone()))
+                builder.route_with(path, options, move || Echo::new(greeting.clone(), reply.clone()))
             }
-            AppName::Sink => builder.route(path, move || Sink::new(greeting.clone())),
+            AppName::Sink => builder.route_with(path, options, move || Sink::new(greeting.clone())),
             // One audience, whatever the path.
-            AppName::Broadcast => builder.route(path, move || {
+            AppName::Broadcast => builder.route_with(path, options, move || {
                 Broadcast::to_topic("broadcast").greeting(greeting.clone()).skip_sender(skip)
             }),
-            AppName::Chat => builder.route(path, move || {
+            AppName::Chat => builder.route_with(path, options, move || {
                 let chat = chat().skip_sender(skip);
                 if greeting.is_some() { chat.greeting(greeting.clone()) } else { chat }
             }),
@@ -229,6 +276,7 @@ impl Cli {
             proxies: Proxies { trusted: self.trusted_proxy.clone(), protocol: self.proxy_protocol },
             // The apps of this program open no descriptors.
             tables: DescriptorTables::PerWorker,
+            queue_total: limits.queue_total,
             limits: limits.limits(),
             origins: self.origins(),
             deflate: self.deflate.config(),
@@ -277,7 +325,9 @@ mod tests {
     #[test]
     fn the_definition_is_sound_and_its_defaults_are_the_crates() {
         Cli::command().debug_assert();
-        let typed = Cli::parse_from(["wsd"]).config().limits;
+        let typed = Cli::parse_from(["wsd"]).config();
+        assert_eq!(typed.queue_total, Config::default().queue_total);
+        let typed = typed.limits;
         assert_eq!(format!("{typed:?}"), format!("{:?}", Limits::default()));
         assert_eq!(Cli::parse_from(["wsd"]).config().deflate, None);
         assert_eq!(Cli::parse_from(["wsd"]).config().drain, Drain::default());
@@ -302,6 +352,17 @@ mod tests {
             let line = one_line(&error);
             assert!(line.contains(flag) && !line.contains('\n'), "{line}");
             assert!(line.ends_with("see wsd --help"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_gap_notice_needs_gaps() {
+        let parse =
+            |args: &[&str]| Cli::parse_from([&["wsd", "--gap-notice", "gap"], args].concat()).checked();
+        let line = parse(&[]).expect_err("nothing is dropped");
+        assert!(line.contains("--gap-notice") && line.contains("--slow-policy"), "{line}");
+        for policy in ["drop-newest", "drop-oldest", "latest"] {
+            assert!(parse(&["--slow-policy", policy]).is_ok(), "{policy}");
         }
     }
 

@@ -40,9 +40,15 @@ pub struct Limits {
     /// A connection that is so old is closed with 1012, to connect again, perhaps elsewhere: at 90 to 100 % of it, so
     /// that connections made together do not come back together. Zero: never.
     pub max_age: Duration,
-    /// Bytes that may wait for one connection. What would go over it closes the connection with 1013; into an
-    /// empty queue a frame is always taken, whatever its size.
+    /// Bytes that may wait for one connection. What would go over it closes the connection with 1013, or is dropped
+    /// where its route says so ([`SlowPolicy`]); into an empty queue a frame is always taken, whatever its size.
     pub queue_hard: u32,
+    /// Bytes that may wait for one connection for longer than `queue_soft_time`: of what others send to it, behind
+    /// the frame that is on its way. Zero: no such limit.
+    pub queue_soft: u32,
+    /// A connection for which more than `queue_soft` waits for so long is closed with 1013; where its route drops
+    /// instead, `queue_soft` is then its hard limit until less waits.
+    pub queue_soft_time: Duration,
     /// A connection that takes nothing of what waits for it for so long is closed with 1013.
     pub progress_timeout: Duration,
 }
@@ -63,9 +69,44 @@ impl Default for Limits {
             close_timeout: Duration::from_secs(5),
             max_age: Duration::ZERO,
             queue_hard: 256 * 1024,
+            queue_soft: 64 * 1024,
+            queue_soft_time: Duration::from_secs(10),
             progress_timeout: Duration::from_secs(10),
         }
     }
+}
+
+/// What happens when others send more to a connection than it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub enum SlowPolicy {
+    /// The connection is closed with 1013: whoever reads, reads everything.
+    #[default]
+    Close,
+    /// What does not fit into the queue is dropped: the oldest messages are the ones that matter.
+    DropNewest,
+    /// The oldest messages in the queue make room: the newest ones matter.
+    DropOldest,
+    /// Only the newest message waits, whatever the limits: each one replaces those before it, as on a ticker.
+    Latest,
+}
+
+/// What is special about a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RouteOptions {
+    /// What happens to those who do not keep up.
+    pub slow_policy: SlowPolicy,
+    /// A text that is sent once where messages were dropped, before the next one.
+    pub gap_notice: Option<String>,
+}
+
+/// What all queues together may hold in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueTotal {
+    /// So many hundredths of the memory that this process may use: of its control group's limit, or of the machine's.
+    Percent(u8),
+    /// So many bytes. Zero: no such limit.
+    Bytes(u64),
 }
 
 /// permessage-deflate (RFC 7692): how messages are compressed for clients that offer it.
@@ -169,6 +210,9 @@ pub struct Config {
     pub accept_rate: u32,
     /// The proxies that stand before the server.
     pub proxies: Proxies,
+    /// What all queues together may hold in memory: at 80 % of it the slowest connections are shed, at 95 % no more
+    /// are taken.
+    pub queue_total: QueueTotal,
     /// Whether each worker has a descriptor table of its own.
     pub tables: DescriptorTables,
     /// What one peer may cost.
@@ -193,6 +237,7 @@ impl Default for Config {
             max_conns_per_ip: 0,
             accept_rate: 0,
             proxies: Proxies::default(),
+            queue_total: QueueTotal::Percent(25),
             tables: DescriptorTables::Shared,
             limits: Limits::default(),
             origins: Origins::default(),

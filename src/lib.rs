@@ -80,9 +80,10 @@ mod state;
 
 pub use app::{Admission, App, Context};
 pub use config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins, Proxies};
+pub use config::{QueueTotal, RouteOptions, SlowPolicy};
 pub use http::Page;
 pub use id::ConnId;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, RouteMetrics};
 pub use proto::handshake::Request;
 pub use proto::{Close, CloseCode, Message};
 pub use route::InvalidRoute;

@@ -22,11 +22,20 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
     }
 
+    /// Puts another value in its place, for those that are measured now and then.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// Its present value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+mod routes;
+
+pub use routes::{Drops, RouteMetrics};
 
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -37,7 +46,7 @@ macro_rules! metrics {
             /// How long the turns of the loop took, the waiting left out.
             pub turn_time: Histogram,
             /// By route, and last what comes from outside of all routes.
-            routes: Box<[RouteMetrics]>,
+            routes: Box<[RouteCounters]>,
         }
 
         impl WorkerMetrics {
@@ -46,7 +55,7 @@ macro_rules! metrics {
                 Self {
                     $($name: Counter::default(),)+
                     turn_time: Histogram::default(),
-                    routes: (0..=routes).map(|_| RouteMetrics::default()).collect(),
+                    routes: (0..=routes).map(|_| RouteCounters::default()).collect(),
                 }
             }
         }
@@ -90,6 +99,8 @@ metrics! {
     refused_address,
     /// Connections from trusted proxies that did not begin with a PROXY header.
     proxy_headers_invalid,
+    /// TCP connections turned away because queues held too much memory.
+    refused_memory,
     /// Calls of accept that failed: out of descriptors or memory.
     accept_errors,
     /// TCP connections held now, whatever their phase.
@@ -118,12 +129,26 @@ metrics! {
     delivered,
     /// Of those, messages that wait in a queue now.
     queued,
-    /// Of those, messages dropped because their receiver was too slow.
+    /// Of those, messages dropped because their receiver was too slow and was closed for it.
     dropped_slow,
+    /// Of those, messages that found the queue full, on routes that drop the newest.
+    dropped_newest,
+    /// Of those, messages that made room in the queue for newer ones, on routes that drop the oldest.
+    dropped_oldest,
+    /// Of those, messages that a newer one replaced in the queue, on routes that keep the latest.
+    dropped_superseded,
+    /// Of those, messages dropped because all queues together held too much.
+    dropped_shed,
     /// Of those, messages dropped because their receiver's connection had ended.
     dropped_closed,
-    /// Bytes that wait in queues now.
+    /// Notices that messages had been dropped; each is due to a connection like any message.
+    gap_notices,
+    /// Bytes that wait in queues now, counted for each receiver.
     queued_bytes,
+    /// Bytes of memory that queues would hold now if they shared nothing: they hold no more.
+    queue_memory_unshared,
+    /// Bytes of memory that queues held at the last look: what several of them share counts once.
+    queue_memory,
     /// Bytes that the kernel took.
     bytes_out,
     /// Connections that the peer closed properly.
@@ -140,6 +165,8 @@ metrics! {
     closed_rate,
     /// Connections closed because they were as old as they get.
     closed_aged,
+    /// Connections closed with 1013 because all queues together held too much.
+    closed_shed,
     /// Connections closed because a message was begun and not finished in time.
     closed_unfinished,
     /// Connections given up because a ping was not answered.
@@ -165,7 +192,7 @@ pub const NO_ROUTE: u16 = u16::MAX;
 
 /// What one worker counts for one route.
 #[derive(Debug, Default)]
-pub struct RouteMetrics {
+pub struct RouteCounters {
     /// WebSockets that are held now.
     pub connections: Counter,
     /// Messages received.
@@ -179,7 +206,7 @@ pub struct RouteMetrics {
 
 impl WorkerMetrics {
     /// The counters of a route, by its number; [`NO_ROUTE`] has some too.
-    pub fn route(&self, number: u16) -> &RouteMetrics {
+    pub fn route(&self, number: u16) -> &RouteCounters {
         let last = self.routes.len() - 1;
         &self.routes[usize::from(number).min(last)]
     }

@@ -4,6 +4,7 @@ mod builder;
 mod ceiling;
 mod error;
 mod handle;
+mod memory;
 mod service;
 mod signals;
 mod start;

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::program::{Program, run, wsd};
-use common::{Client, FIN, PATIENCE, SHUTDOWN_PROMISE, TEXT, header, request, text};
+use common::{Client, FIN, PATIENCE, SHUTDOWN_PROMISE, TEXT, header, ping, request, text};
 use rustix::process::Signal;
 
 /// Expects the end of a program that could not do what it was asked: the exit code, nothing on stdout, and one
@@ -411,5 +411,61 @@ fn running_out_of_descriptors_is_survived() {
             break;
         }
         assert!(start.elapsed() < PATIENCE, "no room although some have left");
+    }
+}
+
+#[test]
+fn policies_that_are_none_and_notices_of_nothing_are_one_line() {
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["--slow-policy", "wait"], &["--slow-policy", "drop-oldest"]),
+        (&["--gap-notice", "gap"], &["--gap-notice", "--slow-policy"]),
+        (&["--gap-notice", "gap", "--slow-policy", "close"], &["--gap-notice", "--slow-policy"]),
+        (&["--queue-total", "half"], &["--queue-total"]),
+        (&["--queue-total", "101%"], &["--queue-total", "100%"]),
+    ];
+    for (args, words) in cases {
+        assert_one_line(&run(wsd(args)), 2, words);
+    }
+}
+
+#[test]
+fn a_policy_is_for_the_paths_of_the_app() {
+    const SENT: usize = 4096;
+    let args = [
+        "--app",
+        "broadcast",
+        "--skip-sender",
+        "--path",
+        "/live",
+        "--slow-policy",
+        "latest",
+        "--gap-notice",
+        "gap",
+    ];
+    let program = Program::serve(&[&["--threads", "1"], &args[..]].concat());
+    for path in ["/", "/live"] {
+        let mut slow = Client::open_small(program.addresses()[0], path);
+        let mut sender = program.open("/");
+        for number in 0..SENT {
+            sender.send(text(format!("{number:01024}")));
+        }
+        // All of it has been read, and its turn is over when the next one has an answer.
+        for payload in [b"1", b"2"] {
+            sender.send(ping(payload));
+            sender.assert_pong(payload);
+        }
+        slow.widen();
+        let mut notices = 0;
+        loop {
+            let got = String::from_utf8(slow.read_frame().payload).expect("text");
+            match got.as_str() {
+                "gap" => notices += 1,
+                number if number.parse() == Ok(SENT - 1) => break,
+                _ => {}
+            }
+        }
+        assert!(notices > 0, "{SENT} KiB fit nowhere");
+        slow.close();
+        sender.close();
     }
 }

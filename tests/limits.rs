@@ -19,7 +19,7 @@ use wsd::{App, Context, Deflate, Limits, Message, Server};
 
 /// Each flag of `--print-limits`, and the tests that hold what it says.
 #[rustfmt::skip]
-const HELD_BY: [(&str, &str); 54] = [
+const HELD_BY: [(&str, &str); 64] = [
     ("--max-conns", "tests/lifecycle.rs::the_ceiling_holds_at_the_limit_and_one_more"),
     ("--max-conns-per-ip", "tests/admission.rs::an_address_may_hold_so_many_connections_and_not_one_more"),
     ("--max-conns-per-ip", "src/net/addresses.rs::an_ipv6_network_of_64_bits_is_one_client"),
@@ -54,6 +54,16 @@ const HELD_BY: [(&str, &str); 54] = [
     ("--close-timeout", "tests/frames.rs::f10_a_close_that_is_never_answered"),
     ("--queue-hard", "src/conn/tests.rs::a_frame_is_always_taken_into_an_empty_queue_and_the_limit_holds_at_the_byte"),
     ("--queue-hard", "tests/fanout.rs::a_slow_reader_is_closed_and_the_others_lose_nothing"),
+    ("--queue-hard", "src/conn/tests.rs::drop_newest_takes_what_fits_and_says_once_what_is_missing"),
+    ("--queue-hard", "src/conn/tests.rs::drop_oldest_makes_room_and_says_once_what_is_missing"),
+    ("--queue-soft", "src/conn/tests.rs::below_the_soft_limit_the_time_begins_anew_and_zero_is_none"),
+    ("--queue-soft", "tests/slow.rs::a_reader_over_the_soft_limit_is_closed_although_it_reads"),
+    ("--queue-soft-time", "src/conn/tests.rs::over_the_soft_limit_a_connection_has_so_long_and_no_longer"),
+    ("--queue-soft-time", "src/conn/tests.rs::where_messages_are_dropped_the_soft_limit_becomes_a_hard_one"),
+    ("--queue-total", "src/net/worker/budget.rs::the_limits_hold_at_the_byte"),
+    ("--queue-total", "src/server/memory.rs::the_smallest_limit_of_all_groups_above_holds"),
+    ("--queue-total", "tests/slow.rs::at_80_percent_of_the_memory_the_slowest_are_shed"),
+    ("--queue-total", "tests/slow.rs::at_95_percent_of_the_memory_nobody_else_is_let_in"),
     ("--progress-timeout", "src/conn/tests.rs::a_queue_that_makes_no_progress_is_cut_and_one_that_does_is_not"),
     ("--progress-timeout", "tests/fanout.rs::a_reader_without_progress_is_closed"),
     ("--deflate", "tests/limits.rs::compression_is_for_those_who_offer_it_where_it_is_on"),
@@ -106,6 +116,10 @@ fn what_no_limit_can_be_is_refused() {
         ("--max-conns", ["1", "4294967295"], ["0", "4294967296"]),
         ("--backlog", ["1", "65535"], ["0", "65536"]),
         ("--drain-code", ["1000", "4999"], ["1004", "5000"]),
+        ("--queue-soft", ["0", "1GiB"], ["-1", "2GiB"]),
+        ("--queue-soft-time", ["1ms", "168h"], ["0", "169h"]),
+        ("--queue-total", ["1%", "100%"], ["0%", "101%"]),
+        ("--queue-total", ["0", "64GiB"], ["-1", "99999999999GiB"]),
     ] {
         for value in taken {
             let output = run(wsd(&["--print-limits", flag, value]));

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{ArgAction, ArgMatches, Args, Command};
-use wsd::{Config, Deflate, Limits};
+use wsd::{Config, Deflate, Limits, QueueTotal};
 
-use super::values::{size, time, time_or_zero};
+use super::values::{share, size, size_or_zero, time, time_or_zero};
 
 const LIMITS: &str = "Limits";
 const COMPRESSION: &str = "Compression";
@@ -86,9 +86,22 @@ pub(super) struct LimitFlags {
     #[arg(long, value_name = "TIME", env = "WSD_MAX_AGE", default_value = "0", value_parser = time_or_zero)]
     max_age: Duration,
 
-    /// Bytes that may wait for one connection; more closes it with 1013
+    /// Bytes that may wait for one connection; more closes it with 1013, or is dropped (--slow-policy)
     #[arg(long, value_name = "SIZE", env = "WSD_QUEUE_HARD", default_value = "256KiB", value_parser = size)]
     queue_hard: u32,
+
+    /// Bytes that may wait for one connection for longer than --queue-soft-time; 0 for no such limit
+    #[arg(long, value_name = "SIZE", env = "WSD_QUEUE_SOFT", default_value = "64KiB", value_parser = size_or_zero)]
+    queue_soft: u32,
+
+    /// A connection over --queue-soft for so long is closed with 1013, or more is dropped (--slow-policy)
+    #[arg(long, value_name = "TIME", env = "WSD_QUEUE_SOFT_TIME", default_value = "10s", value_parser = time)]
+    queue_soft_time: Duration,
+
+    /// Memory that all queues may hold, as SIZE or N% of what there is: at 80 % of it the slowest are shed, at 95 % no
+    /// connections are taken; 0 for no limit
+    #[arg(long, value_name = "SIZE|N%", env = "WSD_QUEUE_TOTAL", default_value = "25%", value_parser = share)]
+    pub(super) queue_total: QueueTotal,
 
     /// A connection that takes nothing of what waits for it for so long is closed with 1013
     #[arg(long, value_name = "TIME", env = "WSD_PROGRESS_TIMEOUT", default_value = "10s", value_parser = time)]
@@ -140,6 +153,8 @@ impl LimitFlags {
             close_timeout: self.close_timeout,
             max_age: self.max_age,
             queue_hard: self.queue_hard,
+            queue_soft: self.queue_soft,
+            queue_soft_time: self.queue_soft_time,
             progress_timeout: self.progress_timeout,
         }
     }

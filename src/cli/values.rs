@@ -4,7 +4,7 @@ use core::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wsd::{AdminAddress, IpNet};
+use wsd::{AdminAddress, IpNet, QueueTotal};
 
 /// Where the admin listener is; nowhere where the text is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,29 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn size(text: &str) -> Result<u32, String> {
+    match bytes(text)?.and_then(|bytes| u32::try_from(bytes).ok()) {
+        Some(bytes) if (1..=1 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err("must be 1 byte to 1GiB".to_owned()),
+    }
+}
+
+pub(super) fn size_or_zero(text: &str) -> Result<u32, String> {
+    if text == "0" { Ok(0) } else { size(text) }
+}
+
+/// A share of the memory, or a size; 0 for no limit.
+pub(super) fn share(text: &str) -> Result<QueueTotal, String> {
+    if let Some(percent) = text.strip_suffix('%') {
+        return match percent.parse() {
+            Ok(percent @ 1..=100) => Ok(QueueTotal::Percent(percent)),
+            _ => Err("must be 1% to 100%, or a size, or 0".to_owned()),
+        };
+    }
+    bytes(text)?.map(QueueTotal::Bytes).ok_or_else(|| "is more than any memory".to_owned())
+}
+
+/// `None` where no 64 bits hold it.
+fn bytes(text: &str) -> Result<Option<u64>, String> {
     let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
     let unit: u64 = match text[digits.len()..].trim() {
         "" | "B" => 1,
@@ -55,10 +78,7 @@ pub(super) fn size(text: &str) -> Result<u32, String> {
         other => return Err(format!("`{other}` is no unit of size (KiB, MiB, GiB)")),
     };
     let number: u64 = digits.parse().map_err(|_| "a number of bytes is needed, such as 64KiB".to_owned())?;
-    match number.checked_mul(unit).and_then(|bytes| u32::try_from(bytes).ok()) {
-        Some(bytes) if (1..=1 << 30).contains(&bytes) => Ok(bytes),
-        _ => Err("must be 1 byte to 1GiB".to_owned()),
-    }
+    Ok(number.checked_mul(unit))
 }
 
 pub(super) fn time(text: &str) -> Result<Duration, String> {
@@ -114,6 +134,12 @@ mod tests {
         assert_eq!((size("17"), size("8KiB"), size("1GiB")), (Ok(17), Ok(8192), Ok(1 << 30)));
         for text in ["", "0", "KiB", "1.5MiB", "2GiB", "9999999999GiB", "1KB"] {
             assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!((size_or_zero("0"), size_or_zero("64KiB")), (Ok(0), Ok(65_536)));
+        assert_eq!((share("1%"), share("100%")), (Ok(QueueTotal::Percent(1)), Ok(QueueTotal::Percent(100))));
+        assert_eq!((share("0"), share("8GiB")), (Ok(QueueTotal::Bytes(0)), Ok(QueueTotal::Bytes(8 << 30))));
+        for text in ["", "0%", "101%", "%", "-1", "1.5%", "25 percent", "99999999999GiB"] {
+            assert!(share(text).is_err(), "{text}");
         }
         assert_eq!(time("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!((time("2h"), time_or_zero("0")), (Ok(Duration::from_secs(7200)), Ok(Duration::ZERO)));

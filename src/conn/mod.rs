@@ -17,6 +17,7 @@
 
 mod outbox;
 mod outcome;
+mod rules;
 mod sending;
 mod timing;
 
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub use outbox::{Flushed, Outbox};
 pub use outcome::{Cause, Ended, Received, Sent, Step};
+pub use rules::QueueRules;
 
 use crate::config::Limits;
 use crate::id::Millis;
@@ -129,6 +131,16 @@ impl Conn {
     /// Bytes that wait to be sent.
     pub fn queued_bytes(&self) -> u32 {
         self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
+    }
+
+    /// The memory that what waits to be sent holds; 0 where nothing waits.
+    pub fn queue_memory(&self) -> u64 {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.memory())
+    }
+
+    /// When the peer last took something of what waits for it; `NEVER` where nothing waits.
+    pub fn progress_at(&self) -> Millis {
+        self.outbox.as_ref().map_or(Millis::NEVER, |outbox| outbox.progress_at())
     }
 
     /// Whether anything waits to be sent.
@@ -288,9 +300,17 @@ impl Conn {
             return None;
         }
         frame::encode_close(out, close);
+        self.leave_open(now, close.clone(), Cause::Local, limits)
+    }
+
+    /// Our Close is out, or queued; nothing where the connection is not open.
+    fn leave_open(&mut self, now: Millis, close: Close, cause: Cause, limits: &Limits) -> Option<Ended> {
+        if !self.is_open() {
+            return None;
+        }
         self.phase = Phase::CloseSent;
         self.deadline = now.after(limits.close_timeout);
-        Some(Ended { close: close.clone(), cause: Cause::Local })
+        Some(Ended { close, cause })
     }
 
     /// The end of what we have to say, when it is no Close: an HTTP answer. The peer may still be sending.

@@ -8,9 +8,9 @@ use std::sync::{Arc, OnceLock};
 
 use crate::id::Micros;
 use crate::metrics::NO_ROUTE;
+use crate::proto::OpCode;
 use crate::proto::deflate::{Deflater, Pool, Window};
-use crate::proto::frame::{self, Frame, Piece};
-use crate::proto::{Header, OpCode, Role, Status};
+use crate::proto::frame::{self, Frame, Piece, own_header};
 
 /// From this size on a frame is shared as it is: copying it would cost more than the second slice of a
 /// vectored write.
@@ -239,7 +239,7 @@ impl Batch {
         let Some(deflated) = &self.deflated else { return self.pieces() };
         let slot = &deflated[usize::from(window.bits() - Window::MIN.bits())];
         slot.get_or_init(|| match &self.parts {
-            None => deflate(self.pieces(), pool.deflater(window)),
+            None => deflate(self.pieces(), pool.deflater(window), false),
             Some(parts) => {
                 let mut pieces = Vec::new();
                 for part in parts.iter() {
@@ -333,14 +333,18 @@ fn join_pieces<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Vec<Piece> {
     joined
 }
 
-/// The pieces for one member, compressed by `deflater`, in new frames.
-pub fn deflate(pieces: &[Piece], deflater: &mut Deflater) -> Box<[Piece]> {
+/// The pieces for one member, compressed by `deflater`, in new frames. `droppable`: some of the messages may never
+/// be sent, so nothing that follows refers to them.
+pub fn deflate(pieces: &[Piece], deflater: &mut Deflater, droppable: bool) -> Box<[Piece]> {
     let one = |piece: &Piece| {
         let mut bytes = Vec::with_capacity(piece.len() as usize / 2);
         for (start, end) in frames(piece) {
             let frame = &piece.frame.as_bytes()[start as usize..end as usize];
             let (opcode, payload) = unwrap_frame(frame);
             frame::encode_deflated(&mut bytes, opcode, payload, None, deflater);
+            if droppable {
+                deflater.forget();
+            }
         }
         Piece::whole(Frame::from_encoded(&bytes), piece.messages)
     };
@@ -363,14 +367,6 @@ fn unwrap_frame(frame: &[u8]) -> (OpCode, &[u8]) {
     match own_header(frame) {
         Some((header, used)) => (header.opcode, &frame[used..]),
         None => (OpCode::Binary, frame),
-    }
-}
-
-/// The header of a frame that we encoded ourselves; `None` at the end of the bytes.
-fn own_header(bytes: &[u8]) -> Option<(Header, usize)> {
-    match Header::decode(bytes, Role::Client, true) {
-        Ok(Status::Complete(complete)) => Some(complete),
-        _ => None,
     }
 }
 

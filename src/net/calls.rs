@@ -97,6 +97,7 @@ impl Core {
             Cause::Rate => &self.metrics.closed_rate,
             Cause::Aged => &self.metrics.closed_aged,
             Cause::Slow => &self.metrics.closed_slow,
+            Cause::Shed => &self.metrics.closed_shed,
             Cause::Unfinished => &self.metrics.closed_unfinished,
             Cause::Silent => &self.metrics.closed_silent,
             Cause::Lost => &self.metrics.closed_lost,

@@ -10,8 +10,8 @@ use mio::net::TcpStream;
 
 use super::direct::Direct;
 use crate::app::Place;
-use crate::config::{Deflate, Limits};
-use crate::conn::{Conn, Sent};
+use crate::config::{Deflate, SlowPolicy};
+use crate::conn::{Conn, QueueRules, Sent};
 use crate::hub::batch::{Batch, deflate};
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
@@ -122,7 +122,7 @@ impl Entry {
         slot: u32,
         batch: &Batch,
         now: Millis,
-        limits: &Limits,
+        rules: &QueueRules,
         metrics: &WorkerMetrics,
         Workbench { pool, scratch }: &mut Workbench,
     ) -> Delivered {
@@ -144,13 +144,14 @@ impl Entry {
             }
         }
         let own;
+        let droppable = self.conn.has_backlog() && rules.policy != SlowPolicy::Close;
         if let Some(deflater) = self.conn.own_deflater() {
-            own = deflate(pieces, deflater);
+            own = deflate(pieces, deflater, droppable);
             count_work(metrics, deflater.take_work());
             pieces = &own;
         }
         metrics.due.add(u64::from(messages));
-        match self.conn.transmit_pieces(now, pieces, &mut Direct(&self.stream), limits, metrics) {
+        match self.conn.transmit_pieces(now, pieces, &mut Direct(&self.stream), rules, metrics) {
             Ok(Sent::Accepted) if self.conn.has_backlog() => Delivered::Backlogged,
             Ok(Sent::Accepted) => Delivered::Taken,
             Ok(Sent::Overflow) => Delivered::Overflow,

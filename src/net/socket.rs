@@ -14,7 +14,7 @@ use super::slots::Key;
 use super::worker::Shared;
 use crate::app::{App, Orders, Places};
 use crate::config::{Deflate, Limits, Origins};
-use crate::conn::{Cause, Received, Step};
+use crate::conn::{Cause, QueueRules, Received, Step};
 use crate::http::Page;
 use crate::hub::Hub;
 use crate::id::{ConnId, Micros, Millis};
@@ -47,6 +47,8 @@ pub(super) struct Core {
     pub(super) router: Arc<Router>,
     pub(super) pages: Arc<[Page]>,
     pub(super) apps: Vec<Box<dyn App>>,
+    /// By app: what happens to those who do not keep up.
+    pub(super) rules: Vec<QueueRules>,
     pub(super) hub: Hub,
     pub(super) buffer: Box<[u8]>,
     pub(super) origins: Origins,
@@ -73,6 +75,7 @@ impl Core {
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
             apps: shared.router.apps(),
+            rules: shared.queue_rules(worker),
             hub: Hub::new(usize::from(worker), Arc::clone(&shared.audience), shared.deflate.is_some()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             orders: Orders::default(),
@@ -154,7 +157,7 @@ impl Core {
 
     /// The socket takes bytes again.
     pub(super) fn writable(&mut self, key: Key, entry: &mut Entry) -> After {
-        if entry.conn.flush(self.now, &mut Direct(&entry.stream), &self.metrics).is_err() {
+        if entry.conn.flush(self.now, &mut Direct(&entry.stream), &self.limits, &self.metrics).is_err() {
             return self.broken(key, entry);
         }
         let after = self.settle(key, entry);
@@ -166,10 +169,11 @@ impl Core {
     /// A deadline may have passed.
     pub(super) fn timeout(&mut self, key: Key, entry: &mut Entry) -> After {
         let handshaking = entry.conn.is_handshaking();
+        let rules = &self.rules[usize::from(entry.app)];
         if entry.conn.is_open() && self.quotas.expires_at(key.slot) <= self.now {
             self.retire(key, entry);
         } else if let Some(ended) =
-            entry.conn.handle_timeout(self.now, &self.limits, &mut self.orders.reply, &self.metrics)
+            entry.conn.handle_timeout(self.now, &self.limits, rules, &mut self.orders.reply, &self.metrics)
         {
             self.ended(key, entry, &ended);
         } else if handshaking && !entry.conn.is_handshaking() {
@@ -185,6 +189,15 @@ impl Core {
     pub(super) fn deadline(&self, key: Key, entry: &Entry) -> Millis {
         let deadline = entry.conn.deadline(&self.limits);
         if entry.conn.is_open() { deadline.min(self.quotas.expires_at(key.slot)) } else { deadline }
+    }
+
+    /// All queues together hold too much memory, and this one much of it.
+    pub(super) fn relieve(&mut self, key: Key, entry: &mut Entry) -> After {
+        let rules = &self.rules[usize::from(entry.app)];
+        if let Some(ended) = entry.conn.relieve(self.now, &self.limits, rules, &self.metrics) {
+            self.ended(key, entry, &ended);
+        }
+        self.settle(key, entry)
     }
 
     /// The server stops: closes the connection behind what is queued for it.
@@ -288,7 +301,8 @@ impl Core {
     }
 
     fn shed(&mut self, key: Key, entry: &mut Entry) {
-        if let Some(ended) = entry.conn.shed(self.now, &self.limits, &self.metrics) {
+        let rules = &self.rules[usize::from(entry.app)];
+        if let Some(ended) = entry.conn.shed(self.now, &self.limits, rules, &self.metrics) {
             self.ended(key, entry, &ended);
         }
     }

@@ -4,6 +4,7 @@
 //! part of the fan-out. Work that is left over makes the next poll return at once.
 
 mod accept;
+mod budget;
 mod drain;
 
 use std::collections::VecDeque;
@@ -11,9 +12,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use budget::Budget;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use tracing::info;
@@ -28,11 +30,12 @@ use super::pace::Pace;
 use super::slots::{Key, Slots};
 use super::socket::Core;
 use super::wheel::Wheel;
-use crate::config::{Deflate, Drain, Limits, Origins, Proxies};
+use crate::config::{Deflate, Drain, Limits, Origins, Proxies, RouteOptions};
+use crate::conn::QueueRules;
 use crate::http::Page;
 use crate::hub::audience::Audience;
 use crate::id::{Micros, Millis};
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Drops, WorkerMetrics};
 use crate::route::Router;
 use crate::state::{SharedState, State};
 
@@ -57,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) metrics: Vec<Arc<WorkerMetrics>>,
     pub(crate) audience: Arc<Audience>,
+    /// By worker and route: what was dropped.
+    pub(crate) drops: Vec<Vec<Arc<Drops>>>,
     pub(crate) router: Arc<Router>,
     pub(crate) pages: Arc<[Page]>,
     pub(crate) limits: Limits,
@@ -72,6 +77,10 @@ pub(crate) struct Shared {
     pub(crate) state: Arc<SharedState>,
     /// Workers of which a drain has left nothing.
     pub(crate) drained: AtomicUsize,
+    /// Bytes of memory that all queues together may hold; 0 for no limit.
+    pub(crate) queue_total: u64,
+    /// Whether the log says that there were too many.
+    pub(crate) memory_warned: AtomicBool,
     /// Connections held by all workers.
     pub(crate) connections: AtomicUsize,
     /// Connections that all workers together may hold.
@@ -98,6 +107,16 @@ impl Shared {
         for mailbox in &self.mailboxes {
             mailbox.post(Mail::Shutdown);
         }
+    }
+}
+
+impl Shared {
+    /// By route: what happens to those who do not keep up. Never empty, for connections that have no route yet.
+    pub(super) fn queue_rules(&self, worker: u16) -> Vec<QueueRules> {
+        let options = self.router.options().iter().cloned().chain(std::iter::repeat(RouteOptions::default()));
+        let drops = self.drops[usize::from(worker)].iter();
+        let rules = |(drops, options)| QueueRules::new(&self.limits, &options, Arc::clone(drops));
+        drops.zip(options).map(rules).collect()
     }
 }
 
@@ -130,6 +149,7 @@ pub(crate) struct Worker {
     stop_at: Option<Millis>,
     /// Whether, at the start of the turn, there was too much to fan out to take in more.
     backlogged: bool,
+    budget: Budget,
 }
 
 impl Worker {
@@ -158,6 +178,7 @@ impl Worker {
         shared.thread_ids[index].store(thread_id, Ordering::Relaxed);
         Ok(Self {
             index,
+            budget: Budget::new(shared.queue_total),
             shared,
             poll,
             listeners,
@@ -193,6 +214,7 @@ impl Worker {
                 Err(error) => return Err(error),
             }
             self.begin_turn();
+            self.watch_memory();
             self.backlogged = self.is_backlogged();
             for event in &events {
                 self.event(event);
@@ -248,7 +270,7 @@ impl Worker {
     /// How long there is nothing to do unless something happens.
     fn poll_timeout(&mut self) -> Option<Duration> {
         let accepts = !self.accepting.is_empty();
-        let is_busy = self.core.hub.has_work() || !self.inspections.is_empty();
+        let is_busy = self.core.hub.has_work() || !self.inspections.is_empty() || self.budget.is_looking();
         if is_busy || accepts && self.accept_at <= self.core.now {
             return Some(Duration::ZERO);
         }
@@ -262,9 +284,9 @@ impl Worker {
         Some(Duration::from_millis(next.0.saturating_sub(Millis::from(self.turn_ended).0)))
     }
 
-    /// Whether any worker has so much to fan out that no more should be taken in.
+    /// Whether any worker has so much to fan out, or all queues hold so much, that no more should be taken in.
     fn is_backlogged(&self) -> bool {
-        self.shared.mailboxes.iter().any(|mailbox| mailbox.backlog() > BACKLOG_BYTES)
+        self.budget.is_full() || self.shared.mailboxes.iter().any(|mailbox| mailbox.backlog() > BACKLOG_BYTES)
     }
 
     fn event(&mut self, event: &mio::event::Event) {
@@ -376,8 +398,8 @@ impl Worker {
             for &slot in &receivers {
                 let core = &mut self.core;
                 let Some((key, entry)) = self.slots.at(slot) else { continue };
-                let delivered =
-                    entry.deliver(slot, &batch, core.now, &core.limits, &core.metrics, &mut core.bench);
+                let rules = &core.rules[usize::from(entry.app)];
+                let delivered = entry.deliver(slot, &batch, core.now, rules, &core.metrics, &mut core.bench);
                 if delivered != Delivered::Taken {
                     self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
                 }

@@ -9,6 +9,7 @@ use super::start::start;
 use super::{Handle, RunError, StartError};
 use crate::app::App;
 use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins};
+use crate::config::{QueueTotal, RouteOptions};
 use crate::http::Page;
 use crate::route::{InvalidRoute, Router};
 
@@ -88,6 +89,13 @@ impl Builder {
         self
     }
 
+    /// What all queues together may hold in memory.
+    #[must_use]
+    pub fn queue_total(mut self, total: QueueTotal) -> Self {
+        self.config.queue_total = total;
+        self
+    }
+
     /// Which web pages may connect.
     #[must_use]
     pub fn origins(mut self, origins: Origins) -> Self {
@@ -133,11 +141,22 @@ impl Builder {
     /// thread. A literal route wins over a pattern, and an earlier pattern over a later one.
     #[must_use]
     pub fn route<A: App + 'static>(
-        mut self,
+        self,
         pattern: &str,
         make: impl Fn() -> A + Send + Sync + 'static,
     ) -> Self {
-        if let Err(error) = self.router.add(pattern, Arc::new(move || Box::new(make()))) {
+        self.route_with(pattern, RouteOptions::default(), make)
+    }
+
+    /// As [`route`](Self::route), with options: such as what happens to those who do not keep up.
+    #[must_use]
+    pub fn route_with<A: App + 'static>(
+        mut self,
+        pattern: &str,
+        options: RouteOptions,
+        make: impl Fn() -> A + Send + Sync + 'static,
+    ) -> Self {
+        if let Err(error) = self.router.add(pattern, options, Arc::new(move || Box::new(make()))) {
             self.invalid.get_or_insert(error);
         }
         self

@@ -11,7 +11,7 @@ use super::watch::Watch;
 use crate::admin::Admin;
 use crate::config::AdminAddress;
 use crate::hub::batch::{Batch, Stamp};
-use crate::metrics::{Metrics, NO_ROUTE};
+use crate::metrics::{Metrics, NO_ROUTE, RouteMetrics};
 use crate::net::mailbox::Mail;
 use crate::net::worker::Shared;
 use crate::proto::{Frame, Message};
@@ -63,6 +63,13 @@ impl Handle {
     /// What happened so far on each worker: how evenly connections and work are spread.
     pub fn worker_metrics(&self) -> Vec<Metrics> {
         self.shared.metrics.iter().map(|worker| Metrics::sum([worker.as_ref()])).collect()
+    }
+
+    /// What was dropped so far on each route, in the order in which the routes were added.
+    pub fn route_metrics(&self) -> Vec<RouteMetrics> {
+        let names = self.shared.router.names().iter().enumerate();
+        let of = |route: usize| self.shared.drops.iter().map(move |worker| worker[route].as_ref());
+        names.map(|(route, name)| RouteMetrics::sum(name.clone(), of(route))).collect()
     }
 
     /// Publishes and stops from other threads.

@@ -3,19 +3,20 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::ceiling::{Ceiling, table_max};
+use super::memory;
 use super::watch::Watch;
 use super::{Builder, Handle, StartError};
 use crate::admin::{self, Admin, View};
-use crate::config::{Config, DescriptorTables};
+use crate::config::{Config, DescriptorTables, QueueTotal};
 use crate::http::Page;
 use crate::hub::audience::Audience;
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Drops, WorkerMetrics};
 use crate::net::addresses::Addresses;
 use crate::net::fdtable;
 use crate::net::listener;
@@ -112,6 +113,7 @@ fn share(
         metrics: (0..config.threads)
             .map(|_| Arc::new(WorkerMetrics::with_routes(router.names().len())))
             .collect(),
+        drops: (0..config.threads).map(|_| drops_of(&router)).collect(),
         router: Arc::new(router),
         pages: pages.into(),
         limits: config.limits.clone(),
@@ -120,6 +122,8 @@ fn share(
         backlog: config.backlog,
         proxies: Arc::new(config.proxies.clone()),
         addresses: Arc::new(Addresses::new(config.max_conns_per_ip)),
+        queue_total: memory::queue_total(config.queue_total),
+        memory_warned: AtomicBool::new(false),
         pace: Pace::new(config.accept_rate),
         inherited,
         drain: config.drain,
@@ -141,6 +145,9 @@ fn check(config: &Config, listeners: &[TcpListener]) -> Result<(), StartError> {
         && !((9..=15).contains(&deflate.window_bits) && (1..=9).contains(&deflate.level))
     {
         return Err(StartError::Setting("deflate windows are 9 to 15 bits, and levels 1 to 9"));
+    }
+    if matches!(config.queue_total, QueueTotal::Percent(0 | 101..)) {
+        return Err(StartError::Setting("queues may hold 1 to 100 percent of the memory"));
     }
     if config.proxies.protocol && config.proxies.trusted.is_empty() {
         return Err(StartError::Setting(
@@ -170,6 +177,11 @@ fn open_admin(view: View) -> Result<Option<Admin>, StartError> {
     let Some(address) = view.config.admin.clone() else { return Ok(None) };
     let bound = admin::bind(&address).map_err(|error| StartError::Admin(address, error))?;
     bound.serve(view).map(Some).map_err(StartError::System)
+}
+
+/// A place for what one worker drops on each route; never empty, for connections that have none yet.
+fn drops_of(router: &Router) -> Vec<Arc<Drops>> {
+    (0..router.options().len().max(1)).map(|_| Arc::default()).collect()
 }
 
 type Reserved = (Vec<SocketAddr>, Vec<socket2::Socket>);

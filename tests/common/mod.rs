@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Frame};
 pub(crate) use wire::*;
-use wsd::{AdminAddress, App, Builder, Handle, Limits, Metrics, Remote, Server};
+use wsd::{AdminAddress, App, Builder, Handle, Limits, Metrics, Remote, RouteMetrics, Server};
 
 /// How long anything may take before it counts as never: no test waits so long unless it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
@@ -70,6 +70,10 @@ impl Running {
 
     pub(crate) fn metrics(&self) -> Metrics {
         self.handle.as_ref().expect("not finished").metrics()
+    }
+
+    pub(crate) fn route_metrics(&self) -> Vec<RouteMetrics> {
+        self.handle.as_ref().expect("not finished").route_metrics()
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -131,7 +135,8 @@ impl Running {
     pub(crate) fn finish(mut self) -> Metrics {
         self.wait("every connection is gone", |metrics| metrics.connections == 0);
         let metrics = self.stop();
-        assert_eq!((metrics.queued, metrics.queued_bytes, metrics.connections), (0, 0, 0), "{metrics:#?}");
+        let left = (metrics.queued, metrics.queued_bytes, metrics.queue_memory_unshared, metrics.connections);
+        assert_eq!(left, (0, 0, 0, 0), "{metrics:#?}");
         metrics
     }
 
@@ -165,7 +170,9 @@ impl Drop for Running {
 /// The ledger: every message that was due came to exactly one end, and so did every connection.
 #[track_caller]
 pub(crate) fn assert_balanced(metrics: &Metrics) {
-    let ends = metrics.delivered + metrics.dropped_slow + metrics.dropped_closed + metrics.queued;
+    let dropped: u64 =
+        metrics.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, count)| count).sum();
+    let ends = metrics.delivered + dropped + metrics.queued;
     assert_eq!(metrics.due, ends, "{metrics:#?}");
     let reasons = metrics.iter().filter(|(name, _)| name.starts_with("closed_"));
     let closed: u64 = reasons.map(|(_, count)| count).sum();

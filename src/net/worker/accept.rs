@@ -85,6 +85,10 @@ impl Worker {
 
     /// Lets a connection in, or says why not.
     fn receive(&mut self, stream: TcpStream, peer: IpAddr) {
+        if self.budget.is_full() {
+            self.core.metrics.refused_memory.add(1);
+            return turn_away(stream, &full());
+        }
         if !self.take_place() {
             self.core.metrics.refused_full.add(1);
             return turn_away(stream, &full());

@@ -84,6 +84,12 @@ impl Deflater {
         (self.takeover || self.out.len() < payload.len()).then_some(&self.out)
     }
 
+    /// Begins anew: what follows refers to nothing before it. With takeover too, which lets a compressor refer back
+    /// and never makes it.
+    pub fn forget(&mut self) {
+        self.stream.reset();
+    }
+
     fn run(&mut self, payload: &[u8]) {
         let before = self.stream.total_in();
         let mut used = 0;
