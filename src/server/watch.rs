@@ -150,10 +150,15 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_a_counter() {
+    fn every_kind_is_a_counter_and_every_refusal_a_kind() {
         let metrics = Metrics::default();
-        for (name, _) in SERIOUS.iter().chain(&MINOR) {
-            assert!(metrics.iter().any(|(counter, _)| counter == *name), "{name}");
+        let kinds = || SERIOUS.iter().chain(&MINOR).map(|(name, _)| *name);
+        for kind in kinds() {
+            assert!(metrics.iter().any(|(counter, _)| counter == kind), "{kind}");
+        }
+        for (counter, _) in metrics.iter() {
+            let refusal = counter.starts_with("refused_") || counter.starts_with("handshakes_");
+            assert!(!refusal || kinds().any(|kind| kind == counter), "{counter} is not said");
         }
     }
 }
