@@ -60,7 +60,7 @@
 //! conn             one connection as a state machine without I/O
 //! hub              topics, members, fan-out: pure data
 //! proto            RFC 6455 as bytes and rules
-//! id config metrics
+//! id config metrics state
 //! ```
 
 mod admin;
@@ -76,14 +76,15 @@ pub mod net;
 pub mod proto;
 mod route;
 mod server;
+mod state;
 
 pub use app::{Admission, App, Context};
 pub use config::{AdminAddress, Config, Deflate, DescriptorTables, Limits, Origins};
 pub use http::Page;
 pub use id::ConnId;
 pub use metrics::Metrics;
-pub use net::readiness::Readiness;
 pub use proto::handshake::Request;
 pub use proto::{Close, CloseCode, Message};
 pub use route::InvalidRoute;
 pub use server::{Builder, Ceiling, Handle, Remote, RunError, Server, StartError};
+pub use state::State;

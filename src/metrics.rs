@@ -37,7 +37,7 @@ macro_rules! metrics {
             /// How long the turns of the loop took, the waiting left out.
             pub turn_time: Histogram,
             /// By route, and last what comes from outside of all routes.
-            routes: Box<[RouteMetrics]>,
+            routes: Box<[RouteCounters]>,
         }
 
         impl WorkerMetrics {
@@ -46,7 +46,7 @@ macro_rules! metrics {
                 Self {
                     $($name: Counter::default(),)+
                     turn_time: Histogram::default(),
-                    routes: (0..=routes).map(|_| RouteMetrics::default()).collect(),
+                    routes: (0..=routes).map(|_| RouteCounters::default()).collect(),
                 }
             }
         }
@@ -155,7 +155,7 @@ pub const NO_ROUTE: u16 = u16::MAX;
 
 /// What one worker counts for one route.
 #[derive(Debug, Default)]
-pub struct RouteMetrics {
+pub struct RouteCounters {
     /// WebSockets that are held now.
     pub connections: Counter,
     /// Messages received.
@@ -169,7 +169,7 @@ pub struct RouteMetrics {
 
 impl WorkerMetrics {
     /// The counters of a route, by its number; [`NO_ROUTE`] has some too.
-    pub fn route(&self, number: u16) -> &RouteMetrics {
+    pub fn route(&self, number: u16) -> &RouteCounters {
         let last = self.routes.len() - 1;
         &self.routes[usize::from(number).min(last)]
     }

@@ -62,7 +62,7 @@ impl Router {
         found.map(|index| index as u16)
     }
 
-    /// The routes as they were written, by index.
+    /// The routes as they were added, by index.
     pub(crate) fn names(&self) -> &[String] {
         &self.names
     }

@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 11] = [
     &["conn"],
     &["hub"],
     &["proto"],
-    &["id", "config", "metrics"],
+    &["id", "config", "metrics", "state"],
 ];
 
 /// The binary, and the root that names every layer.

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use super::View;
 use super::exposition::{Family, Labels, Samples};
 use super::process;
-use crate::metrics::{Counter, HistogramSum, Metrics, NO_ROUTE, RouteMetrics, WorkerMetrics};
+use crate::metrics::{Counter, HistogramSum, Metrics, NO_ROUTE, RouteCounters, WorkerMetrics};
 use crate::net::inspect::{Found, Inspection};
 use crate::net::mailbox::Mail;
-use crate::net::readiness::Readiness;
+use crate::state::State;
 
 /// How long all workers together may take to be asked about their connections. One that is stuck is left out:
 /// that is when the other metrics are needed most.
@@ -174,11 +174,11 @@ fn by_route(view: &View, families: &mut Vec<Family>) {
     let names = shared.router.names().iter().map(String::as_str).enumerate();
     let routes: Vec<(u16, &str)> =
         names.map(|(index, name)| (index as u16, name)).chain([(NO_ROUTE, "outside")]).collect();
-    let sum = |route: u16, counter: &dyn Fn(&RouteMetrics) -> &Counter| -> u64 {
+    let sum = |route: u16, counter: &dyn Fn(&RouteCounters) -> &Counter| -> u64 {
         shared.metrics.iter().map(|metrics| counter(metrics.route(route)).get()).fold(0, u64::wrapping_add)
     };
     let inside = || routes.iter().filter(|(number, _)| *number != NO_ROUTE);
-    let each = |counter: &dyn Fn(&RouteMetrics) -> &Counter| -> Vec<(Labels, f64)> {
+    let each = |counter: &dyn Fn(&RouteCounters) -> &Counter| -> Vec<(Labels, f64)> {
         inside().map(|(number, name)| (route(name), sum(*number, counter) as f64)).collect()
     };
     families.push(gauges(
@@ -247,7 +247,7 @@ fn survey(view: &View) -> Vec<Option<Found>> {
 
 fn server(view: &View, families: &mut Vec<Family>) {
     let shared = &view.shared;
-    let ready = shared.readiness.get() == Readiness::Ready;
+    let ready = shared.state.get() == State::Ready;
     families.push(gauges(
         "ready",
         "1 while clients should be sent here, 0 while not",

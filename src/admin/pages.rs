@@ -1,8 +1,8 @@
 //! Which path gets what.
 
 use super::{View, connections, exposition, families, settings};
-use crate::net::readiness::Readiness;
 use crate::proto::handshake::{Request, Response};
+use crate::state::State;
 
 const INDEX: &str = "wsd\n\n\
     /metrics      for Prometheus\n\
@@ -17,7 +17,7 @@ pub(super) fn respond(request: &Request<'_>, view: &View) -> Response {
         "/" => Response::text(200, INDEX),
         "/metrics" => exposition::respond(families::collect(view), request.header("accept")),
         "/healthz" => Response::text(200, "ok\n"),
-        "/readyz" => ready(view.shared.readiness.get()),
+        "/readyz" => ready(view.shared.state.get()),
         "/connections" => match connections::Page::from_query(request.query().unwrap_or_default()) {
             Ok(page) => json(&connections::list(&page, view)),
             Err(why) => Response::text(400, format!("{why}\n")),
@@ -27,9 +27,12 @@ pub(super) fn respond(request: &Request<'_>, view: &View) -> Response {
     }
 }
 
-fn ready(readiness: Readiness) -> Response {
-    let status = if readiness == Readiness::Ready { 200 } else { 503 };
-    Response::text(status, format!("{}\n", readiness.name()))
+fn ready(state: State) -> Response {
+    match state {
+        State::Starting => Response::text(503, "starting\n"),
+        State::Ready => Response::text(200, "ready\n"),
+        State::Draining => Response::text(503, "draining\n"),
+    }
 }
 
 fn json(value: &serde_json::Value) -> Response {

@@ -7,7 +7,6 @@
 //! | `socket.rs` | what happens on a connection's socket: reading, deadlines, writing |
 //! | `handshake.rs` | a whole request head: a page, a refusal, or the way to an app |
 //! | `calls.rs` | calling an app, and carrying out what it orders |
-//! | `readiness.rs` | whether a load balancer should send clients here |
 //! | `listener.rs` | binding, accepting, running out of descriptors |
 //! | `mailbox.rs` | what workers say to each other |
 //! | `inspect.rs` | telling about the connections, a few in each turn |
@@ -22,7 +21,6 @@ mod handshake;
 pub(crate) mod inspect;
 pub(crate) mod listener;
 pub(crate) mod mailbox;
-pub(crate) mod readiness;
 mod slots;
 mod socket;
 mod wheel;

@@ -21,7 +21,6 @@ use super::entry::{After, Delivered, Entry};
 use super::inspect::Inspection;
 use super::listener::Listener;
 use super::mailbox::{Mail, Mailbox};
-use super::readiness::ReadinessCell;
 use super::slots::{Key, Slots};
 use super::socket::Core;
 use super::wheel::Wheel;
@@ -30,6 +29,7 @@ use crate::http::Page;
 use crate::id::{Micros, Millis};
 use crate::metrics::WorkerMetrics;
 use crate::route::Router;
+use crate::state::SharedState;
 
 /// Deliveries in one turn. At 2 to 6 us each, other connections wait for about a millisecond.
 const DELIVERIES_PER_TURN: usize = 256;
@@ -63,7 +63,7 @@ pub(crate) struct Shared {
     pub(crate) connections_max: AtomicUsize,
     /// When the server started: the zero of every worker's time.
     pub(crate) started: Instant,
-    pub(crate) readiness: ReadinessCell,
+    pub(crate) state: Arc<SharedState>,
     /// Messages published by threads that are no workers.
     pub(crate) published_outside: AtomicU64,
     /// The kernel's names for the workers' threads; 0 before they run.

@@ -13,9 +13,9 @@ use crate::config::AdminAddress;
 use crate::hub::batch::{FrameRef, Pending, Stamp};
 use crate::metrics::{Metrics, NO_ROUTE};
 use crate::net::mailbox::Mail;
-use crate::net::readiness::Readiness;
 use crate::net::worker::Shared;
 use crate::proto::{Frame, Message};
+use crate::state::State;
 
 /// A running server. Dropping it does not stop it.
 #[derive(Debug)]
@@ -65,14 +65,14 @@ impl Handle {
         Remote { shared: Arc::clone(&self.shared) }
     }
 
-    /// Where the server is in its life.
-    pub fn readiness(&self) -> Readiness {
-        self.shared.readiness.get()
+    /// Whether the server wants new clients.
+    pub fn state(&self) -> State {
+        self.shared.state.get()
     }
 
-    /// Says where it is, for `/readyz`; see [`Remote::set_readiness`].
-    pub fn set_readiness(&self, readiness: Readiness) {
-        self.shared.readiness.advance(readiness);
+    /// Says so, for `/readyz`. It only goes forward: a server that drains is not ready again.
+    pub fn set_state(&self, state: State) {
+        self.shared.state.advance(state);
     }
 
     /// Stops accepting, closes every connection with 1001 behind what is queued for it, and waits for the end:
@@ -111,30 +111,21 @@ impl Handle {
 impl Remote {
     /// Sends a message to all members of a topic, on every worker.
     pub fn publish<'m>(&self, topic: &str, message: impl Into<Message<'m>>) {
-        let mut pending = Pending::default();
-        pending.stamp(Stamp { route: NO_ROUTE, at: self.shared.now() });
+        let stamp = Stamp { route: NO_ROUTE, at: self.shared.now() };
         self.shared.published_outside.fetch_add(1, Ordering::Relaxed);
+        let mut pending = Pending::default();
         pending.push(FrameRef::Shared(&Frame::message(message)), None);
-        let (topic, batch): (Arc<str>, _) = (Arc::from(topic), pending.seal(self.shared.deflate.is_some()));
+        let (topic, batch): (Arc<str>, _) =
+            (Arc::from(topic), pending.seal(self.shared.deflate.is_some()).stamped(stamp));
         for mailbox in &self.shared.mailboxes {
             mailbox.add_backlog(batch.wire_len());
             mailbox.post(Mail::Publish { topic: Arc::clone(&topic), batch: batch.clone() });
         }
     }
 
-    /// Where the server is in its life.
-    pub fn readiness(&self) -> Readiness {
-        self.shared.readiness.get()
-    }
-
-    /// Says where it is, for `/readyz`. It only goes forward: who drains is not ready again.
-    pub fn set_readiness(&self, readiness: Readiness) {
-        self.shared.readiness.advance(readiness);
-    }
-
     /// Begins a shutdown, as [`Handle::shutdown`] does, without waiting for its end.
     pub fn shutdown(&self) {
-        self.set_readiness(Readiness::Draining);
+        self.shared.state.advance(State::Draining);
         for mailbox in &self.shared.mailboxes {
             mailbox.post(Mail::Shutdown);
         }

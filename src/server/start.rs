@@ -17,8 +17,8 @@ use crate::metrics::WorkerMetrics;
 use crate::net::fdtable;
 use crate::net::listener;
 use crate::net::mailbox::Mailbox;
-use crate::net::readiness::{Readiness, ReadinessCell};
 use crate::net::worker::{Shared, Worker};
+use crate::state::State;
 
 /// What a worker's thread says while it starts.
 enum Report {
@@ -62,7 +62,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         connections: AtomicUsize::new(0),
         connections_max: AtomicUsize::new(0),
         started: Instant::now(),
-        readiness: ReadinessCell::default(),
+        state: Arc::default(),
         published_outside: AtomicU64::new(0),
         thread_ids: (0..config.threads).map(|_| AtomicU32::new(0)).collect(),
     });
@@ -106,7 +106,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         return Err(failure);
     }
     drop(reserved);
-    handle.set_readiness(Readiness::Ready);
+    handle.set_state(State::Ready);
     Ok(handle)
 }
 
