@@ -1,7 +1,7 @@
 //! `/connections`: who is connected, a page at a time.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -10,8 +10,11 @@ use crate::id::ConnId;
 use crate::net::inspect::{Inspection, Row};
 use crate::net::mailbox::Mail;
 
-/// How long a worker may take to answer; a turn of its loop is all that it needs.
+/// How long all workers together may take to answer; a turn of its loop is all that each needs.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is left to each, when others have used it up.
+const PATIENCE_MIN: Duration = Duration::from_millis(50);
 
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
@@ -58,11 +61,12 @@ pub(super) fn list(page: &Page, view: &View) -> Value {
     let mut silent = Vec::new();
     let mut last = None;
     let mut from = page.slot;
+    let until = Instant::now() + PATIENCE;
     for worker in page.worker..view.shared.mailboxes.len() {
         let (answer, answers) = mpsc::sync_channel(1);
         let inspection = Inspection::list(from, page.limit - rows.len(), answer);
         view.shared.mailboxes[worker].post(Mail::Inspect(inspection));
-        match answers.recv_timeout(PATIENCE) {
+        match answers.recv_timeout(until.saturating_duration_since(Instant::now()).max(PATIENCE_MIN)) {
             Ok(found) => {
                 for row in found.rows {
                     let id = id(worker, &row);

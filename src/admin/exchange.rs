@@ -22,6 +22,9 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 /// Input that is thrown away meanwhile.
 const LINGER_BYTES: usize = 64 * 1024;
 
+/// For the request, and for the answer, of a connection that there is no place for.
+const TURN_AWAY_TIME: Duration = Duration::from_millis(50);
+
 const HEAD_BYTES_MAX: u32 = 8 * 1024;
 const HEADERS_MAX: usize = 64;
 
@@ -49,10 +52,12 @@ pub(super) fn serve(mut stream: Stream, view: &View) {
 
 /// There are too many connections.
 pub(super) fn turn_away(mut stream: Stream) {
-    // On the accepting thread: what does not fit into the socket's buffer at once is not worth waiting for.
     let mut out = Vec::new();
     Response::text(503, "too many connections to the admin listener\n").encode(&mut out);
-    let _ = stream.set_timeouts(Duration::from_millis(1));
+    // On the accepting thread: who waits behind this one would be turned away, too. What is unread when a socket is
+    // closed would take the answer back, so the request is read, if it comes soon.
+    let _ = stream.set_timeouts(TURN_AWAY_TIME);
+    let _ = stream.read(&mut [0; HEAD_BYTES_MAX as usize]);
     let _ = stream.write_all(&out);
     let _ = stream.shutdown_write();
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::View;
 use super::exposition::{Family, Labels, Samples};
 use super::process;
-use crate::metrics::{Counter, HistogramSum, Metrics, NO_ROUTE, RouteCounters, WorkerMetrics};
+use crate::metrics::{Counter, HistogramSum, Metrics, NO_ROUTE, RouteCounters, RouteMetrics, WorkerMetrics};
 use crate::net::inspect::{Found, Inspection};
 use crate::net::mailbox::Mail;
 use crate::state::State;
@@ -47,7 +47,12 @@ const RENAMED: [(&str, &str); 7] = [
 const ELSEWHERE: [&str; 6] = ["opened", "connections", "messages_in", "published", "turns", "deflate_nanos"];
 
 /// Those that go up and down.
-const LEVELS: [(&str, &str); 2] = [("queued", "messages_queued"), ("queued_bytes", "queued_bytes")];
+const LEVELS: [(&str, &str); 4] = [
+    ("queued", "messages_queued"),
+    ("queued_bytes", "queued_bytes"),
+    ("queue_memory", "queue_memory_bytes"),
+    ("queue_memory_unshared", "queue_memory_unshared_bytes"),
+];
 
 /// Everything, as it is now.
 pub(super) fn collect(view: &View) -> Vec<Family> {
@@ -197,6 +202,20 @@ fn by_route(view: &View, families: &mut Vec<Family>) {
         "messages_published",
         "Messages published to topics, by the publisher's route; `outside` is the process itself",
         published,
+    ));
+    let dropped = inside().flat_map(|(number, name)| {
+        let drops = shared.drops.iter().map(move |worker| worker[usize::from(*number)].as_ref());
+        let sum = RouteMetrics::sum((*name).to_owned(), drops);
+        let labels = |counter: &str| {
+            let reason = counter.trim_start_matches("dropped_").to_owned();
+            vec![("route", (*name).to_owned()), ("reason", reason)]
+        };
+        sum.iter().map(|(counter, value)| (labels(counter), value as f64)).collect::<Vec<_>>()
+    });
+    families.push(counters(
+        "route_messages_dropped",
+        "Messages dropped because their receivers did not keep up, by the receiver's route and by reason",
+        dropped.collect(),
     ));
     let times =
         |number: u16| HistogramSum::of(shared.metrics.iter().map(|it| &it.route(number).fan_out_time));

@@ -260,6 +260,12 @@ impl Batch {
         self.wire_len
     }
 
+    /// The same, published there and then.
+    #[must_use]
+    pub fn stamped(self, stamp: Stamp) -> Self {
+        Self { stamp, ..self }
+    }
+
     /// Where and when its first message was published.
     pub fn stamp(&self) -> Stamp {
         self.stamp

@@ -21,14 +21,18 @@ const LOOK: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Counters and what they mean. First what somebody who runs a server has to know, then what peers do to themselves.
-const SERIOUS: [(&str, &str); 5] = [
+const SERIOUS: [(&str, &str); 8] = [
     ("refused_full", "connections turned away (the server is full)"),
+    ("refused_memory", "connections turned away (queues hold too much memory; see --queue-total)"),
+    ("refused_address", "connections turned away (too many from one address; see --max-conns-per-ip)"),
+    ("proxy_headers_invalid", "connections dropped (a trusted proxy sent no PROXY header)"),
     ("accept_errors", "accepts failed (no descriptors or memory)"),
     ("app_panics", "callbacks panicked (their connections are closed with 1011)"),
     ("closed_slow", "connections closed with 1013 (slow consumer)"),
     ("handshakes_foreign_origin", "handshakes refused (page from another origin; see --allow-origin)"),
 ];
-const MINOR: [(&str, &str); 6] = [
+const MINOR: [(&str, &str); 7] = [
+    ("closed_rate", "connections closed (more messages than --message-rate)"),
     ("handshakes_refused", "handshakes refused (malformed)"),
     ("handshakes_rejected", "handshakes refused (by the app)"),
     ("handshakes_timed_out", "handshakes refused (no request in time)"),
@@ -150,10 +154,15 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_a_counter() {
+    fn every_kind_is_a_counter_and_every_refusal_a_kind() {
         let metrics = Metrics::default();
-        for (name, _) in SERIOUS.iter().chain(&MINOR) {
-            assert!(metrics.iter().any(|(counter, _)| counter == *name), "{name}");
+        let kinds = || SERIOUS.iter().chain(&MINOR).map(|(name, _)| *name);
+        for kind in kinds() {
+            assert!(metrics.iter().any(|(counter, _)| counter == kind), "{kind}");
+        }
+        for (counter, _) in metrics.iter() {
+            let refusal = counter.starts_with("refused_") || counter.starts_with("handshakes_");
+            assert!(!refusal || kinds().any(|kind| kind == counter), "{counter} is not said");
         }
     }
 }

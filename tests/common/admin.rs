@@ -74,8 +74,17 @@ impl Scrape {
 
     /// All samples of a metric, whatever their labels, added up.
     pub(crate) fn sum(&self, metric: &str) -> f64 {
-        let is_of = |name: &str| name == metric || name.split('{').next() == Some(metric);
-        self.samples.iter().filter(|(name, _)| is_of(name)).map(|(_, value)| value).sum()
+        self.all(metric).sum()
+    }
+
+    /// How many samples a metric has.
+    pub(crate) fn samples_of(&self, metric: &str) -> usize {
+        self.all(metric).count()
+    }
+
+    fn all(&self, metric: &str) -> impl Iterator<Item = f64> {
+        let is_of = move |name: &str| name.split('{').next() == Some(metric);
+        self.samples.iter().filter(move |(name, _)| is_of(name)).map(|(_, value)| *value)
     }
 
     /// Every value of a label.
