@@ -11,7 +11,7 @@ use crate::metrics::WorkerMetrics;
 use crate::proto::frame::{Frame, Piece};
 
 /// How many pieces go into one vectored write. Linux takes 1,024; more than a socket buffer's worth is idle work.
-const PIECES_PER_WRITE: usize = 64;
+pub(super) const PIECES_PER_WRITE: usize = 64;
 
 /// What waits for one connection, oldest first.
 #[derive(Debug)]
@@ -137,7 +137,8 @@ impl Outbox {
         self.shed(metrics)
     }
 
-    fn advance(&mut self, mut taken: u32, metrics: &WorkerMetrics) {
+    /// Notes that so many bytes from the front on are with the kernel.
+    pub(super) fn advance(&mut self, mut taken: u32, metrics: &WorkerMetrics) {
         metrics.bytes_out.add(u64::from(taken));
         metrics.queued_bytes.sub(u64::from(taken));
         self.bytes -= taken;
