@@ -158,6 +158,10 @@ fn assert_calls(what: &str, load: Load, bounds: &[(&str, f64)]) {
     let calls = system_calls(load);
     println!("{what}: {calls:?}, in all {:.2}", calls.values().sum::<f64>());
     for (name, count) in &calls {
+        // Where the kernel's clock cannot be read without it: one for each turn.
+        if name == "clock_gettime" {
+            continue;
+        }
         let bound = bounds.iter().find(|(known, _)| known == name).map_or(0.0, |(_, bound)| *bound);
         assert!(*count <= bound * ROOM + 0.01, "{what}: {count:.3} of {name}, at most {bound} expected");
     }
@@ -169,11 +173,22 @@ fn assert_instructions(what: &str, load: Load, bound: f64) {
     println!("{what}: {count:.0} user instructions");
     let compiler = Command::new("rustc").arg("--version").output().expect("cargo runs it too");
     let compiler = String::from_utf8_lossy(&compiler.stdout).into_owned();
-    if compiler.starts_with(RUSTC) && cfg!(target_arch = "x86_64") {
+    if compiler.starts_with(RUSTC) && has_vectors() {
         assert!(count <= bound * ROOM, "{what}: {count:.0} instructions, {bound} when this was written");
     } else {
-        println!("{what}: not judged: the bound is for {RUSTC} on x86-64, this is {}", compiler.trim());
+        println!(
+            "{what}: not judged: the bound is for {RUSTC} on x86-64 with AVX2, this is {}",
+            compiler.trim()
+        );
     }
+}
+
+/// Whether libraries that look at the processor choose what they chose when the bounds were measured.
+fn has_vectors() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx2");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 #[test]
