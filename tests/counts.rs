@@ -246,11 +246,11 @@ fn instructions_of_an_echo() {
 #[test]
 #[ignore = "needs valgrind and a build of its own: scripts/test counts"]
 fn instructions_of_a_delivery() {
-    assert_instructions("message to 100 members", broadcast, 17_280.0);
+    assert_instructions("message to 100 members", broadcast, 17_080.0);
 }
 
 #[test]
 #[ignore = "needs valgrind and a build of its own: scripts/test counts"]
 fn instructions_of_a_connection() {
-    assert_instructions("connection, opened and closed", connection, 15_410.0);
+    assert_instructions("connection, opened and closed", connection, 14_810.0);
 }
