@@ -16,7 +16,7 @@ use crate::metrics::WorkerMetrics;
 use crate::proto::frame::{Frame, Piece, own_header};
 
 /// How many pieces go into one vectored write. Linux takes 1,024; more than a socket buffer's worth is idle work.
-const PIECES_PER_WRITE: usize = 64;
+pub(super) const PIECES_PER_WRITE: usize = 64;
 
 /// What the allocator and the reference counts add to a frame.
 const FRAME_OVERHEAD: u64 = 32;
@@ -291,7 +291,8 @@ impl Outbox {
         }
     }
 
-    fn advance(&mut self, mut taken: u32, metrics: &WorkerMetrics) {
+    /// Notes that so many bytes from the front on are with the kernel.
+    pub(super) fn advance(&mut self, mut taken: u32, metrics: &WorkerMetrics) {
         metrics.bytes_out.add(u64::from(taken));
         while let Some(head) = self.queue.front() {
             let left = head.len() - self.head_sent;

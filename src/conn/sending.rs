@@ -1,7 +1,8 @@
 //! Sending: straight to the socket while it takes everything, into the outbox when it does not.
 
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 
+use super::outbox::PIECES_PER_WRITE;
 use super::{Conn, Flushed, Outbox, Phase, QueueRules, Sent};
 use crate::config::Limits;
 use crate::id::Millis;
@@ -78,7 +79,22 @@ impl Conn {
             }
             return Ok(Sent::Accepted);
         }
+        let messages: u32 = pieces.iter().map(|piece| piece.messages).sum();
+        let (first, more) = pieces.split_at(pieces.len().min(PIECES_PER_WRITE));
+        let offered: usize = first.iter().map(|piece| piece.len() as usize).sum();
+        let taken =
+            write_pieces(writer, first).inspect_err(|_| metrics.dropped_closed.add(u64::from(messages)))?;
+        if taken == offered && more.is_empty() {
+            metrics.bytes_out.add(taken as u64);
+            metrics.delivered.add(u64::from(messages));
+            return Ok(Sent::Accepted);
+        }
         let mut outbox = self.outbox_for(now, pieces, metrics);
+        outbox.advance(taken as u32, metrics);
+        if taken < offered {
+            self.keep(now, outbox, rules);
+            return Ok(Sent::Accepted);
+        }
         match outbox.flush(now, writer, metrics) {
             Ok(Flushed::Empty) => {}
             Ok(Flushed::Blocked) => self.keep(now, outbox, rules),
@@ -128,6 +144,22 @@ impl Conn {
     fn keep(&mut self, now: Millis, mut outbox: Box<Outbox>, rules: &QueueRules) {
         outbox.judge(now, rules.soft);
         self.outbox = Some(outbox);
+    }
+}
+
+/// One vectored write, of at most [`PIECES_PER_WRITE`]: how much was taken, 0 when the writer takes nothing now.
+fn write_pieces(writer: &mut impl Write, pieces: &[Piece]) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
+    for (slice, piece) in slices.iter_mut().zip(pieces) {
+        *slice = IoSlice::new(piece.as_bytes());
+    }
+    loop {
+        match writer.write_vectored(&slices[..pieces.len()]) {
+            Ok(taken) => return Ok(taken),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

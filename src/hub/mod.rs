@@ -338,5 +338,7 @@ impl Hub {
     }
 }
 
+const _: () = assert!(size_of::<Place>() == 8 && size_of::<Node>() == 12, "every membership pays for this");
+
 #[cfg(test)]
 mod tests;

@@ -252,6 +252,25 @@ mod tests {
         assert!(taken.iter().all(|address| address.port() == taken[0].port() && address.ip().is_loopback()));
     }
 
+    /// Three system calls less for each connection, as long as the system does so.
+    #[test]
+    fn accepted_sockets_inherit_the_options_of_their_listener() {
+        let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");
+        let mut listener = Listener::open(taken[0], 16).expect("held for us");
+        let _client = std::net::TcpStream::connect(taken[0]).expect("it listens");
+        let stream = loop {
+            match listener.accept(Millis(0)) {
+                Accepted::Stream(stream, _) => break stream,
+                Accepted::Empty => std::thread::yield_now(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let socket = socket2::SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().expect("an option"));
+        assert_eq!(socket.tcp_notsent_lowat().expect("an option"), NOTSENT_LOWAT);
+        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(USER_TIMEOUT));
+    }
+
     #[test]
     fn a_port_where_somebody_listens_is_taken_even_with_reuse_port() {
         let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");

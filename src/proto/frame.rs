@@ -159,6 +159,8 @@ impl Piece {
     }
 }
 
+const _: () = assert!(size_of::<Piece>() <= 32, "what waits for a slow reader is a list of these");
+
 #[cfg(test)]
 mod tests {
     use super::*;

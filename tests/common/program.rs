@@ -95,6 +95,13 @@ impl Program {
         kill_process(pid, signal).expect("it is ours, and was not waited for");
     }
 
+    /// Bytes of memory that it has in use now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("proc(5)");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("proc(5)") * 1024
+    }
+
     /// Processor time so far, in ticks of 10 ms.
     pub(crate) fn processor_ticks(&self) -> u64 {
         let pid = self.child.as_ref().expect("running").id();
@@ -103,6 +110,12 @@ impl Program {
         let (_, fields) = stat.rsplit_once(')').expect("proc(5)");
         let times = fields.split_whitespace().skip(11).take(2);
         times.map(|ticks| ticks.parse::<u64>().expect("proc(5)")).sum()
+    }
+
+    /// Whether a signal has stopped it, and nothing has continued it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with(['T', 't']))
     }
 
     /// Waits for its end.

@@ -31,9 +31,7 @@ impl HeadScanner {
         while self.scanned < window {
             // Nearly all of a head are bytes between line ends, which mean nothing here.
             if self.matched == 0 {
-                let rest = &head[self.scanned..window];
-                self.scanned +=
-                    rest.iter().position(|&byte| byte == b'\r' || byte == b'\n').unwrap_or(rest.len());
+                self.scanned += line_len(&head[self.scanned..window]);
                 if self.scanned == window {
                     break;
                 }
@@ -62,6 +60,17 @@ impl HeadScanner {
     }
 }
 
+/// How many bytes stand before the first CR or LF: all of them where there is none. In blocks, which the compiler turns
+/// into vector instructions; only the one with the end in it is looked at byte by byte.
+fn line_len(bytes: &[u8]) -> usize {
+    let ends = |byte: &u8| *byte == b'\r' || *byte == b'\n';
+    let (blocks, _) = bytes.as_chunks::<16>();
+    let clean = |block: &&[u8; 16]| !block.iter().fold(false, |found, byte| found | ends(byte));
+    let skipped = 16 * blocks.iter().take_while(clean).count();
+    let rest = &bytes[skipped..];
+    skipped + rest.iter().position(ends).unwrap_or(rest.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +85,21 @@ mod tests {
             assert_eq!(scanner.scan(&HEAD[..len], 100), Ok(Status::Partial));
         }
         assert_eq!(scanner.scan(HEAD, 100), Ok(Status::Complete(27)));
+    }
+
+    #[test]
+    fn line_ends_are_found_at_every_place() {
+        for len in 0..70 {
+            let mut line = vec![b'x'; len];
+            assert_eq!(line_len(&line), len);
+            for at in 0..len {
+                for end in [b'\r', b'\n'] {
+                    line[at] = end;
+                    assert_eq!(line_len(&line), at, "of {len}");
+                }
+                line[at] = b'x';
+            }
+        }
     }
 
     #[test]
