@@ -1,26 +1,48 @@
 //! What the user typed, and what it means. The only place that names clap.
 
+mod drain;
 mod limits;
+mod tools;
 mod values;
 
 use std::io::Write as _;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use drain::DrainFlags;
 use limits::{DeflateFlags, LimitFlags};
-use values::{host_and_port, origin};
+use tools::Tool;
+use values::{Admin, admin_address, host_and_port, network, origin};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
-use wsd::{Builder, Config, DescriptorTables, Origins, Page, Server};
+use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, Server, StartError};
 
 /// A WebSocket server for connection scale.
 ///
 /// `/` runs the app that --app names, and answers a browser with a chat page. /echo, /chat and /sink are always
-/// there; /rooms/NAME broadcasts among those on the same path; /healthz answers `ok`.
+/// there; /rooms/NAME broadcasts among those on the same path; /healthz answers `ok`, and /readyz whether to send
+/// clients here.
+///
+/// Ctrl-C, SIGINT and SIGQUIT end it within 5 seconds. SIGTERM drains it for a successor: see --drain-grace.
 #[derive(Debug, Parser)]
-#[command(name = "wsd", version, max_term_width = 100)]
+#[command(
+    name = "wsd",
+    version,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Cli {
-    /// Address to listen on; may be repeated. `localhost` is both loopback addresses
+    #[command(subcommand)]
+    tool: Option<Tool>,
+
+    /// Whether --listen was given, here or in the environment.
+    #[arg(skip)]
+    listen_given: bool,
+
+    /// Address to listen on; may be repeated. `localhost` is both loopback addresses. The default gives way to
+    /// sockets that systemd passes
     #[arg(long, value_name = "HOST:PORT", env = "WSD_LISTEN", value_delimiter = ',',
           default_value = "localhost:8080", value_parser = host_and_port)]
     listen: Vec<String>,
@@ -55,11 +77,28 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ORIGIN", env = "WSD_ALLOW_ORIGIN", value_delimiter = ',', value_parser = origin)]
     allow_origin: Vec<String>,
 
-    /// What to write to stderr; `debug` shows connects, closes and messages
+    /// Network or address of a proxy whose X-Forwarded-For is believed, such as 10.0.0.0/8; may be repeated
+    #[arg(long, value_name = "CIDR", env = "WSD_TRUSTED_PROXY", value_delimiter = ',', value_parser = network)]
+    trusted_proxy: Vec<IpNet>,
+
+    /// Connections from a --trusted-proxy begin with a PROXY protocol header, version 1 or 2
+    #[arg(long, env = "WSD_PROXY_PROTOCOL", requires = "trusted_proxy")]
+    proxy_protocol: bool,
+
+    /// Where to show metrics, health and connections: HOST:PORT or unix:PATH [default: nowhere]. Whoever reaches it
+    /// can read all of it
+    #[arg(long, value_name = "ADDRESS", env = "WSD_ADMIN", value_parser = admin_address)]
+    admin: Option<Admin>,
+
+    /// What to write to stderr; `debug` shows connects, closes and messages, never what is in them
     #[arg(long, value_name = "LEVEL", env = "WSD_LOG", default_value = "warn",
           value_parser = PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
               .map(|level| level.parse::<tracing_subscriber::filter::LevelFilter>().unwrap_or(tracing_subscriber::filter::LevelFilter::WARN)))]
     pub(crate) log: tracing_subscriber::filter::LevelFilter,
+
+    /// How to write it: for people, or one JSON object for each line
+    #[arg(long, value_name = "FORMAT", env = "WSD_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
 
     /// Print every limit with the value in force, and exit
     #[arg(long)]
@@ -70,6 +109,18 @@ pub(crate) struct Cli {
 
     #[command(flatten)]
     deflate: DeflateFlags,
+
+    #[command(flatten)]
+    drain: DrainFlags,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people
+    Text,
+    /// A JSON object on each line
+    Json,
 }
 
 /// The apps of the program.
@@ -88,7 +139,7 @@ enum AppName {
 impl Cli {
     /// Reads the command line and the environment. What is wrong is returned as one line.
     ///
-    /// Help, version and limits are printed to stdout, and end the program.
+    /// Help, version, limits and what the subcommands have to say are printed to stdout, and end the program.
     pub(crate) fn from_environment() -> Result<Self, String> {
         let command = Self::command();
         let parsed = command.clone().try_get_matches();
@@ -98,7 +149,15 @@ impl Cli {
                 let _ = write!(std::io::stdout(), "{}", limits::table(&command, &matches));
                 std::process::exit(0)
             }
-            Ok((cli, _)) => Ok(cli),
+            Ok((Self { tool: Some(tool), listen, .. }, _)) => {
+                tool.run(&command, &listen[0])?;
+                std::process::exit(0)
+            }
+            Ok((mut cli, matches)) => {
+                let source = matches.value_source("listen");
+                cli.listen_given = source.is_some_and(|source| source != ValueSource::DefaultValue);
+                Ok(cli)
+            }
             Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 error.exit()
             }
@@ -106,10 +165,20 @@ impl Cli {
         }
     }
 
-    /// The server that was asked for.
-    pub(crate) fn server(&self) -> Builder {
-        let mut builder = Server::builder()
-            .config(self.config())
+    /// The server that was asked for, on the sockets that systemd passes, if it does.
+    ///
+    /// # Errors
+    /// What it passes is no socket to serve on.
+    pub(crate) fn server(&self) -> Result<Builder, StartError> {
+        let mut builder = Server::builder().config(self.config()).service_manager()?;
+        if self.listen_given {
+            builder = builder.config(self.config());
+        }
+        Ok(self.add_routes(builder))
+    }
+
+    fn add_routes(&self, builder: Builder) -> Builder {
+        let mut builder = builder
             .route("/echo", Echo::default)
             .route("/chat", chat)
             .route("/sink", Sink::default)
@@ -155,11 +224,16 @@ impl Cli {
             listen: self.listen.clone(),
             backlog: limits.backlog,
             max_conns: limits.max_conns.map(|max| max as usize),
+            max_conns_per_ip: limits.max_conns_per_ip,
+            accept_rate: limits.accept_rate,
+            proxies: Proxies { trusted: self.trusted_proxy.clone(), protocol: self.proxy_protocol },
             // The apps of this program open no descriptors.
             tables: DescriptorTables::PerWorker,
             limits: limits.limits(),
             origins: self.origins(),
             deflate: self.deflate.config(),
+            admin: self.admin.clone().and_then(|admin| admin.0),
+            drain: self.drain.config(),
             ..Config::default()
         };
         if let Some(threads) = self.threads {
@@ -196,7 +270,7 @@ fn one_line(error: &clap::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wsd::{Deflate, Limits};
+    use wsd::{Deflate, Drain, Limits};
 
     use super::*;
 
@@ -206,6 +280,7 @@ mod tests {
         let typed = Cli::parse_from(["wsd"]).config().limits;
         assert_eq!(format!("{typed:?}"), format!("{:?}", Limits::default()));
         assert_eq!(Cli::parse_from(["wsd"]).config().deflate, None);
+        assert_eq!(Cli::parse_from(["wsd"]).config().drain, Drain::default());
         assert_eq!(Cli::parse_from(["wsd", "--deflate"]).config().deflate, Some(Deflate::default()));
         let takeover = Cli::parse_from(["wsd", "--deflate", "--deflate-takeover", "on"]).config().deflate;
         assert_eq!(takeover, Some(Deflate { takeover: true, ..Deflate::default() }));
@@ -219,6 +294,8 @@ mod tests {
             (["wsd", "--listen", "nonsense"], "--listen"),
             (["wsd", "--app", "poker"], "--app"),
             (["wsd", "--max-message", "1KB"], "--max-message"),
+            (["wsd", "--drain-code", "1005"], "--drain-code"),
+            (["wsd", "completions", "perl"], "perl"),
             (["wsd", "--nope", "1"], "--nope"),
         ] {
             let error = Cli::try_parse_from(args).expect_err("must be refused");

@@ -1,7 +1,11 @@
 //! What happened, in numbers. Every message that was due to a connection ends in exactly one of delivered,
 //! dropped (by reason) or still queued: the ledger that the tests balance.
 
+mod histogram;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use histogram::{BOUNDS, Histogram, HistogramSum};
 
 /// A number that one thread writes and any thread reads: no locked instruction on the hot path.
 #[derive(Debug, Default)]
@@ -27,9 +31,24 @@ impl Counter {
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// The counters of one worker.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         pub struct WorkerMetrics {
             $($(#[doc = $doc])+ pub $name: Counter,)+
+            /// How long the turns of the loop took, the waiting left out.
+            pub turn_time: Histogram,
+            /// By route, and last what comes from outside of all routes.
+            routes: Box<[RouteMetrics]>,
+        }
+
+        impl WorkerMetrics {
+            /// Nothing counted yet, for so many routes.
+            pub fn with_routes(routes: usize) -> Self {
+                Self {
+                    $($name: Counter::default(),)+
+                    turn_time: Histogram::default(),
+                    routes: (0..=routes).map(|_| RouteMetrics::default()).collect(),
+                }
+            }
         }
 
         /// The counters of all workers, summed at one moment.
@@ -49,6 +68,9 @@ macro_rules! metrics {
                 sum
             }
 
+            /// What each counter counts, by name.
+            pub const HELP: &[(&str, &str)] = &[$((stringify!($name), concat!($($doc),+))),+];
+
             /// Every counter with its name.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),+].into_iter()
@@ -60,8 +82,14 @@ macro_rules! metrics {
 metrics! {
     /// TCP connections accepted.
     accepted,
+    /// Of those, connections that waited because the rate of accepting was used up.
+    accepted_late,
     /// TCP connections turned away because the ceiling was reached.
     refused_full,
+    /// Connections turned away because their client's address holds as many as it may.
+    refused_address,
+    /// Connections from trusted proxies that did not begin with a PROXY header.
+    proxy_headers_invalid,
     /// Calls of accept that failed: out of descriptors or memory.
     accept_errors,
     /// TCP connections held now, whatever their phase.
@@ -108,6 +136,10 @@ metrics! {
     closed_protocol,
     /// Connections closed with 1013 because the peer did not keep up.
     closed_slow,
+    /// Connections closed because the peer sent more messages than it may.
+    closed_rate,
+    /// Connections closed because they were as old as they get.
+    closed_aged,
     /// Connections closed because a message was begun and not finished in time.
     closed_unfinished,
     /// Connections given up because a ping was not answered.
@@ -120,6 +152,43 @@ metrics! {
     stale_events,
     /// Turns of the loop.
     turns,
+    /// Bytes of messages that were compressed.
+    deflate_input_bytes,
+    /// What these bytes became; where a message would not have become shorter, its own length.
+    deflate_output_bytes,
+    /// Nanoseconds spent on compressing.
+    deflate_nanos,
+}
+
+/// The mark of what comes from outside of all routes: a publish by a thread that is no worker.
+pub const NO_ROUTE: u16 = u16::MAX;
+
+/// What one worker counts for one route.
+#[derive(Debug, Default)]
+pub struct RouteMetrics {
+    /// WebSockets that are held now.
+    pub connections: Counter,
+    /// Messages received.
+    pub messages_in: Counter,
+    /// Messages that the route's app published.
+    pub published: Counter,
+    /// From the beginning of the turn in which something was published to the end of the turn in which the last
+    /// member on this worker was handed it.
+    pub fan_out_time: Histogram,
+}
+
+impl WorkerMetrics {
+    /// The counters of a route, by its number; [`NO_ROUTE`] has some too.
+    pub fn route(&self, number: u16) -> &RouteMetrics {
+        let last = self.routes.len() - 1;
+        &self.routes[usize::from(number).min(last)]
+    }
+}
+
+impl Default for WorkerMetrics {
+    fn default() -> Self {
+        Self::with_routes(0)
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ pub(crate) type Factory = Arc<dyn Fn() -> Box<dyn App> + Send + Sync>;
 #[derive(Clone, Default)]
 pub(crate) struct Router {
     patterns: Vec<Pattern>,
+    /// The patterns as they were written.
+    names: Vec<String>,
     factories: Vec<Factory>,
 }
 
@@ -42,11 +44,13 @@ impl std::error::Error for InvalidRoute {}
 impl Router {
     /// Adds a route. Where several match, a literal one wins over a pattern, and then the first one added.
     pub(crate) fn add(&mut self, pattern: &str, factory: Factory) -> Result<(), InvalidRoute> {
+        let name = pattern.to_owned();
         let pattern = Pattern::parse(pattern)?;
         if self.patterns.contains(&pattern) {
             return Err(InvalidRoute(format!("route {pattern} stands twice")));
         }
         self.patterns.push(pattern);
+        self.names.push(name);
         self.factories.push(factory);
         Ok(())
     }
@@ -56,6 +60,11 @@ impl Router {
         let literal = self.patterns.iter().position(|pattern| pattern.is_literal() && pattern.matches(path));
         let found = literal.or_else(|| self.patterns.iter().position(|pattern| pattern.matches(path)));
         found.map(|index| index as u16)
+    }
+
+    /// The routes as they were written, by index.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// One value of each app, by index.

@@ -152,15 +152,16 @@ impl Collector {
 mod tests {
     use super::*;
     use crate::payload::Stamp;
+    use crate::recorder::Recording;
 
     const TIMELINE: Timeline =
         Timeline { start_ns: 0, measure_ns: SECOND_NS, end_ns: 3 * SECOND_NS, drain_ns: 4 * SECOND_NS };
 
     fn slice(intended_ns: u64, latency_ns: u64) -> Slice {
-        let mut slice = Slice::default();
+        let mut recording = Recording::default();
         let stamp = Stamp { sender: 0, sequence: 0, intended_ns, sent_ns: intended_ns };
-        slice.received(&TIMELINE, &stamp, intended_ns + latency_ns);
-        slice
+        recording.received(&TIMELINE, &stamp, intended_ns + latency_ns);
+        recording.take()
     }
 
     fn part(sequence: u32, last_ns: u64, count: u32) -> Part {

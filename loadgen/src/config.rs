@@ -10,6 +10,7 @@ use crate::cohort::Cohorts;
 use crate::connects::ConnectPace;
 use crate::lives::Lifetime;
 use crate::payload::Format;
+use crate::payload::compact::SENDERS_MAX;
 use crate::schedule::Arrival;
 use crate::sizes::Sizes;
 use crate::sources::SourceIps;
@@ -76,6 +77,8 @@ pub struct Config {
     pub origin: Option<String>,
     /// Whether compression is offered.
     pub deflate: bool,
+    /// Whether it is plain TCP that is spoken: no proof of the protocol, no masks.
+    pub raw: bool,
     /// The subprotocols that it offers.
     pub subprotocols: Vec<String>,
     /// Text or binary.
@@ -129,7 +132,11 @@ impl Config {
     /// One line that names the flag and what to do.
     pub fn new(args: RunArgs, fresh_seed: u64) -> Result<Self, String> {
         let target = Target::parse(&args.url)?;
-        let format = if args.text { Format::Text } else { Format::Binary };
+        let format = match args.text {
+            true => Format::Text,
+            false if (args.size.min as usize) < Format::Binary.bytes_min() => Format::Compact,
+            false => Format::Binary,
+        };
         if (args.size.min as usize) < format.bytes_min() {
             return Err(format!(
                 "--size {}: run, sender, sequence, times and checksum take {} bytes: give --size {1} or more",
@@ -163,6 +170,13 @@ impl Config {
                 "--senders {senders}: with {} connections at most {} can be kept apart",
                 args.conns,
                 STREAMS_MAX / u64::from(args.conns)
+            ));
+        }
+        if format == Format::Compact && senders > SENDERS_MAX {
+            return Err(format!(
+                "--size {}: of more than {SENDERS_MAX} senders each message takes {} bytes: give --size {1} or more",
+                args.size,
+                Format::Binary.bytes_min()
             ));
         }
         let load = load(&args, senders)?;
@@ -204,6 +218,7 @@ impl Config {
             headers: args.header,
             origin: args.origin,
             deflate: args.deflate,
+            raw: args.raw,
             subprotocols: args.subprotocol,
             format,
             connect_pace,
@@ -413,8 +428,14 @@ mod tests {
 
     #[test]
     fn the_size_has_a_floor_for_each_format() {
-        assert!(config("--size 39").is_ok() && config("--size 52 --text").is_ok());
-        assert!(config("--size 38").expect_err("too small").contains("--size 39"));
+        let format = |line: &str| config(line).map(|it| it.format);
+        assert_eq!(
+            (format("--size 39"), format("--size 38"), format("--size 20..99"), format("--size 52 --text")),
+            (Ok(Format::Binary), Ok(Format::Compact), Ok(Format::Compact), Ok(Format::Text))
+        );
+        assert!(config("--size 19").expect_err("too small").contains("--size 20"));
+        assert!(config("-c 65536 --size 20").is_ok());
+        assert!(config("-c 65537 --size 20").expect_err("too many").contains("--size 39"));
         assert!(config("--size 51 --text").expect_err("too small").contains("--size 52"));
     }
 

@@ -68,8 +68,16 @@ impl Table {
     pub fn note(&mut self, sender: u32, sequence: u32, intended_ns: u64, now_ns: u64) {
         let receivers = self.receivers - u32::from(self.left_out.contains(&sender));
         let list = &mut self.under_way[sender as usize];
+        if let Some(last) =
+            list.back_mut().filter(|it| it.sequence == sequence && it.count + 1 < self.receivers)
+        {
+            // What everyone is receiving just now.
+            last.first_ns = last.first_ns.min(now_ns);
+            last.last_ns = last.last_ns.max(now_ns);
+            last.count += 1;
+            return;
+        }
         let at = match list.back() {
-            // The common cases first: the message that everyone is receiving just now, or the next one.
             Some(last) if last.sequence == sequence => list.len() - 1,
             Some(last) if last.sequence < sequence => list.len(),
             None => 0,

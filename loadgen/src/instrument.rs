@@ -5,6 +5,7 @@ use crate::fanout::{Part, Table};
 use crate::ledger::{Ledger, Totals};
 use crate::payload::{Codec, Parsed, Stamp};
 use crate::record::Slice;
+use crate::recorder::Recording;
 use crate::schedule::Timeline;
 use crate::stages::{StageBook, Staged};
 
@@ -83,7 +84,7 @@ pub struct Instrument {
     fanout: Option<Table>,
     /// No message is to come back to its sender.
     skips_sender: bool,
-    slice: Slice,
+    recording: Recording,
     stages: StageBook,
     tally: Tally,
 }
@@ -106,7 +107,7 @@ impl Instrument {
             timeline,
             ledger,
             fanout,
-            slice: Slice::default(),
+            recording: Recording::default(),
             stages: StageBook::default(),
             tally: Tally::default(),
         }
@@ -134,7 +135,7 @@ impl Instrument {
         self.tally.sent += 1;
         let in_time = stamp.sent_ns < self.timeline.end_ns + GRACE_NS;
         self.tally.sent_measured += u64::from(in_time && self.timeline.is_measured(stamp.intended_ns));
-        self.slice.sent(&self.timeline, stamp.intended_ns, stamp.sent_ns);
+        self.recording.sent(&self.timeline, stamp.intended_ns, stamp.sent_ns);
         self.stages.sent(stamp.intended_ns, stamp.sent_ns);
     }
 
@@ -196,7 +197,7 @@ impl Instrument {
             return false;
         }
         self.tally.received_measured += u64::from(self.timeline.is_measured(stamp.intended_ns));
-        self.slice.received(&self.timeline, &stamp, now_ns);
+        self.recording.received(&self.timeline, &stamp, now_ns);
         self.stages.received(stamp.intended_ns, now_ns);
         if let Some(table) = &mut self.fanout {
             table.note(stamp.sender, stamp.sequence, stamp.intended_ns, now_ns);
@@ -206,7 +207,7 @@ impl Instrument {
 
     /// The samples since the last call.
     pub fn take_slice(&mut self) -> Slice {
-        std::mem::take(&mut self.slice)
+        self.recording.take()
     }
 
     /// What connection `conn` still has to receive goes to the one numbered `to`; it begins anew with `sequence`.
@@ -230,6 +231,11 @@ impl Instrument {
     /// What has been counted so far.
     pub const fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// Messages that later ones have overtaken, so far.
+    pub const fn missing(&self) -> u64 {
+        self.ledger.missing()
     }
 
     /// Distinct, duplicate and reordered messages so far.

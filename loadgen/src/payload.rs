@@ -9,10 +9,14 @@
 //! | 4 | sequence, from 0 for each sender |
 //! | 8 | when the message was to be sent (CLOCK_MONOTONIC, nanoseconds) |
 //! | 8 | when it was written |
-//! | 4 | CRC-32 of all other bytes of the message |
+//! | 4 | checksum of the bytes before it and of the message's length |
 //!
 //! All numbers are big-endian. A text message carries the same bytes as base64: 39 are a multiple of three, so
-//! there is no padding and no bit without meaning. A filler brings the message to its size.
+//! there is no padding and no bit without meaning. A filler brings the message to its size. It is the same in all
+//! messages, so it needs no checksum: it is compared, byte by byte, which is both exact and cheaper. Binary messages
+//! that are too small for this carry a [`compact`] form of it.
+
+pub mod compact;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -36,6 +40,8 @@ const CHECKED_BYTES: usize = BINARY_BYTES_MIN - 4;
 pub enum Format {
     /// Binary messages.
     Binary,
+    /// Binary messages that may be too small for all of this.
+    Compact,
     /// Text messages of ASCII characters.
     Text,
 }
@@ -45,6 +51,7 @@ impl Format {
     pub const fn bytes_min(self) -> usize {
         match self {
             Self::Binary => BINARY_BYTES_MIN,
+            Self::Compact => compact::BYTES_MIN,
             Self::Text => TEXT_BYTES_MIN,
         }
     }
@@ -82,6 +89,8 @@ pub struct Codec {
     magic_text: [u8; 4],
     format: Format,
     sizes: Sizes,
+    /// When the run's first message is due, from which the compact form counts.
+    epoch_ns: u64,
     /// The longest message; its header is overwritten for each one sent.
     message: Vec<u8>,
 }
@@ -107,7 +116,13 @@ impl Codec {
         let mut magic_text = [0; 4];
         magic_text.copy_from_slice(&text[..4]);
         let message = (b'a'..=b'z').cycle().take(sizes.max as usize).collect();
-        Self { run, run_text, magic_text, format, sizes, message }
+        Self { run, run_text, magic_text, format, sizes, epoch_ns: 0, message }
+    }
+
+    /// The same for a run whose first message is due at `epoch_ns`, which everyone in it must be told.
+    #[must_use]
+    pub fn since(self, epoch_ns: u64) -> Self {
+        Self { epoch_ns, ..self }
     }
 
     /// How the messages travel.
@@ -125,6 +140,12 @@ impl Codec {
     /// # Panics
     /// Where the size is none of [`sizes`](Self::sizes).
     pub fn encode(&mut self, stamp: &Stamp, size: usize) -> &[u8] {
+        if self.format == Format::Compact {
+            let filler = &self.message[compact::BYTES_MIN..size];
+            let head = compact::encode(self.run, self.epoch_ns, stamp, filler);
+            self.message[..compact::BYTES_MIN].copy_from_slice(&head);
+            return &self.message[..size];
+        }
         let mut head = [0; BINARY_BYTES_MIN];
         head[..3].copy_from_slice(&MAGIC);
         head[RUN].copy_from_slice(&self.run);
@@ -132,11 +153,10 @@ impl Codec {
         head[15..19].copy_from_slice(&stamp.sequence.to_be_bytes());
         head[19..27].copy_from_slice(&stamp.intended_ns.to_be_bytes());
         head[27..35].copy_from_slice(&stamp.sent_ns.to_be_bytes());
-        let filler = &self.message[self.format.bytes_min()..size];
-        let checksum = checksum(&head[..CHECKED_BYTES], filler);
+        let checksum = checksum(&head[..CHECKED_BYTES], size);
         head[CHECKED_BYTES..].copy_from_slice(&checksum.to_be_bytes());
         match self.format {
-            Format::Binary => self.message[..BINARY_BYTES_MIN].copy_from_slice(&head),
+            Format::Binary | Format::Compact => self.message[..BINARY_BYTES_MIN].copy_from_slice(&head),
             Format::Text => {
                 let out = &mut self.message[..TEXT_BYTES_MIN];
                 STANDARD.encode_slice(head, out).expect("39 bytes are 52 characters");
@@ -148,34 +168,40 @@ impl Codec {
     /// Reads a message, whichever opcode it came with: many servers send text back as binary.
     ///
     /// One damaged byte cannot hit both the magic and the run, so a message with one is never taken for a
-    /// stranger's.
+    /// stranger's. Damage to the filler is always seen, damage to the header but for one time in 2^32.
     pub fn parse(&self, bytes: &[u8]) -> Parsed {
+        if self.format == Format::Compact {
+            return compact::parse(self.run, self.epoch_ns, bytes);
+        }
         let part = |range: std::ops::Range<usize>| bytes.get(range).unwrap_or_default();
         let (magic, run) = (part(0..3) == MAGIC, part(RUN) == self.run);
         if magic || run {
             let Some((head, filler)) = bytes.split_first_chunk() else { return Parsed::Corrupt };
-            return self.parse_head(head, filler);
+            return self.parse_parts(head, filler, bytes.len());
         }
         let (magic, run) = (part(0..4) == self.magic_text, part(RUN_TEXT) == self.run_text);
         if magic || run {
             let Some((text, filler)) = bytes.split_at_checked(TEXT_BYTES_MIN) else { return Parsed::Corrupt };
             let mut head = [0; BINARY_BYTES_MIN];
             return match STANDARD.decode_slice(text, &mut head) {
-                Ok(BINARY_BYTES_MIN) => self.parse_head(&head, filler),
+                Ok(BINARY_BYTES_MIN) => self.parse_parts(&head, filler, bytes.len()),
                 _ => Parsed::Corrupt,
             };
         }
         Parsed::Foreign
     }
 
-    fn parse_head(&self, head: &[u8; BINARY_BYTES_MIN], filler: &[u8]) -> Parsed {
+    fn parse_parts(&self, head: &[u8; BINARY_BYTES_MIN], filler: &[u8], size: usize) -> Parsed {
         let u32_at = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().expect("4 bytes"));
         let u64_at = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("8 bytes"));
-        if u32_at(CHECKED_BYTES) != checksum(&head[..CHECKED_BYTES], filler) {
+        if u32_at(CHECKED_BYTES) != checksum(&head[..CHECKED_BYTES], size) {
             return Parsed::Corrupt;
         }
         if head[RUN] != self.run {
             return Parsed::Foreign;
+        }
+        if self.message.get(size - filler.len()..size) != Some(filler) {
+            return Parsed::Corrupt;
         }
         Parsed::Ours(Stamp {
             sender: u32_at(11),
@@ -186,11 +212,19 @@ impl Codec {
     }
 }
 
-fn checksum(head: &[u8], filler: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(head);
-    hasher.update(filler);
-    hasher.finalize()
+/// Of a header, or other bytes, and the size of the message. Each step can be undone, so two headers that differ in one
+/// word of eight bytes end in different states, of which 32 bits are kept.
+fn checksum(bytes: &[u8], size: usize) -> u32 {
+    // The odd number nearest to 2^64 over the golden ratio.
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let step = |state: u64, word: u64| {
+        let product = (state ^ word).wrapping_mul(ODD);
+        product ^ (product >> 32)
+    };
+    let (words, rest) = bytes.as_chunks();
+    let state = words.iter().fold(size as u64, |state, word| step(state, u64::from_le_bytes(*word)));
+    let rest = rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    step(step(state, rest), 0) as u32
 }
 
 #[cfg(test)]
@@ -209,22 +243,26 @@ mod tests {
     fn the_layout_in_literal_bytes() {
         let mut codec = Codec::new(RUN_ID, Format::Binary, fixed(41));
         let message = codec.encode(&STAMP, 41);
+        let mut head = [0; 39];
+        head.copy_from_slice(&message[..39]);
         let mut expected = b"\x89LG\x01\x23\x45\x67\x89\xab\xcd\xef".to_vec();
         expected.extend(b"\0\0\0\x07\0\0\x01\x2c\0\0\0\0\x3b\x9a\xca\x07\0\0\0\0\x3b\x9a\xca\x2a");
         assert_eq!(message[..35], expected);
         assert_eq!(message[39..], *b"no", "the filler goes on where the header ends");
-        assert_eq!(message[35..39], checksum(&message[..35], b"no").to_be_bytes());
+        assert_eq!(message[35..39], checksum(&head[..CHECKED_BYTES], 41).to_be_bytes());
     }
 
     #[test]
     fn both_formats_come_back_at_every_size() {
-        for format in [Format::Binary, Format::Text] {
+        for format in [Format::Binary, Format::Compact, Format::Text] {
             for size in [format.bytes_min(), format.bytes_min() + 1, 128, 70_000] {
-                let mut codec = Codec::new(RUN_ID, format, fixed(size));
+                let mut codec = Codec::new(RUN_ID, format, fixed(size)).since(1_000_000_000);
                 let message = codec.encode(&STAMP, size).to_vec();
                 assert_eq!(message.len(), size);
                 assert_eq!(format == Format::Text, message.is_ascii());
-                assert_eq!(codec.parse(&message), Parsed::Ours(STAMP));
+                // Less than a microsecond late, which the compact form leaves out.
+                let sent_ns = if format == Format::Compact { STAMP.intended_ns } else { STAMP.sent_ns };
+                assert_eq!(codec.parse(&message), Parsed::Ours(Stamp { sent_ns, ..STAMP }));
             }
         }
     }

@@ -208,6 +208,7 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
         subprotocols: config.subprotocols.clone(),
         deflate: config.deflate.then_some(DEFLATE),
         headers: config.headers.clone(),
+        raw: config.raw,
     });
     (0..plan.threads)
         .map(|thread| Assignment {

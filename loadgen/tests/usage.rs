@@ -11,7 +11,7 @@ use common::{run, texts};
 fn bad_flags_are_one_line() {
     for (line, parts) in [
         ("--conns none", ["--conns", "whole number"]),
-        ("--size 10", ["--size", "--size 39"]),
+        ("--size 10", ["--size", "--size 20"]),
         ("--mode idle --rate 5", ["--rate", "leave it out"]),
         ("--rate 5 --closed-loop 5", ["--rate", "--closed-loop"]),
         ("--durations 5s", ["--durations", "--duration"]),

@@ -20,6 +20,15 @@ pub(super) struct LimitFlags {
     #[arg(long, value_name = "N", env = "WSD_MAX_CONNS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_conns: Option<u32>,
 
+    /// Connections from one IPv4 address or one IPv6 /64; more are answered with 429; 0 for no limit
+    #[arg(long, value_name = "N", env = "WSD_MAX_CONNS_PER_IP", default_value_t = Config::default().max_conns_per_ip)]
+    pub(super) max_conns_per_ip: u32,
+
+    /// Connections accepted each second, and as many at once; more wait in the backlog; 0 for no limit
+    #[arg(long, value_name = "N", env = "WSD_ACCEPT_RATE", default_value_t = Config::default().accept_rate,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(super) accept_rate: u32,
+
     /// Connections that wait to be accepted, per listener
     #[arg(long, value_name = "N", env = "WSD_BACKLOG", default_value_t = Config::default().backlog,
           value_parser = clap::value_parser!(u32).range(1..=65_535))]
@@ -42,6 +51,11 @@ pub(super) struct LimitFlags {
     #[arg(long, value_name = "N", env = "WSD_CONTROL_RATE", default_value_t = Limits::default().control_rate,
           value_parser = clap::value_parser!(u32).range(0..=1_000))]
     control_rate: u32,
+
+    /// Messages each second from one connection, and as many at once; more is closed with 1008; 0 for no limit
+    #[arg(long, value_name = "N", env = "WSD_MESSAGE_RATE", default_value_t = Limits::default().message_rate,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    message_rate: u32,
 
     /// Bytes of a request head; more is answered with 431
     #[arg(long, value_name = "SIZE", env = "WSD_MAX_HEAD", default_value = "8KiB", value_parser = size)]
@@ -67,6 +81,10 @@ pub(super) struct LimitFlags {
     /// How long a peer may take for its part of the closing
     #[arg(long, value_name = "TIME", env = "WSD_CLOSE_TIMEOUT", default_value = "5s", value_parser = time)]
     close_timeout: Duration,
+
+    /// Age at which a connection is closed with 1012, less up to 10 %; 0 for never
+    #[arg(long, value_name = "TIME", env = "WSD_MAX_AGE", default_value = "0", value_parser = time_or_zero)]
+    max_age: Duration,
 
     /// Bytes that may wait for one connection; more closes it with 1013
     #[arg(long, value_name = "SIZE", env = "WSD_QUEUE_HARD", default_value = "256KiB", value_parser = size)]
@@ -113,12 +131,14 @@ impl LimitFlags {
             max_fragments: self.max_fragments,
             assembly_timeout: self.assembly_timeout,
             control_rate: self.control_rate,
+            message_rate: self.message_rate,
             max_head: self.max_head,
             max_headers: self.max_headers,
             handshake_timeout: self.handshake_timeout,
             ping_interval: self.ping_interval,
             pong_timeout: self.pong_timeout,
             close_timeout: self.close_timeout,
+            max_age: self.max_age,
             queue_hard: self.queue_hard,
             progress_timeout: self.progress_timeout,
         }

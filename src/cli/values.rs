@@ -1,6 +1,26 @@
 //! Values as people type them: addresses, origins, sizes, times.
 
+use core::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use wsd::{AdminAddress, IpNet};
+
+/// Where the admin listener is; nowhere where the text is empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Admin(pub(super) Option<AdminAddress>);
+
+pub(super) fn admin_address(text: &str) -> Result<Admin, String> {
+    Ok(Admin(match text.strip_prefix("unix:") {
+        _ if text.is_empty() => None,
+        Some("") => return Err("the path is missing, such as unix:/run/wsd/admin.sock".to_owned()),
+        Some(path) => Some(AdminAddress::Unix(PathBuf::from(path))),
+        None => match host_and_port(text) {
+            Ok(address) => Some(AdminAddress::Tcp(address)),
+            Err(why) => return Err(format!("{why}, or unix:PATH")),
+        },
+    }))
+}
 
 pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is needed, such as localhost:8080")?;
@@ -9,6 +29,12 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     }
     port.parse::<u16>().map_err(|_| format!("`{port}` is not a port (0 to 65535)"))?;
     Ok(text.to_owned())
+}
+
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| "a network is needed, such as 10.0.0.0/8, or an address".to_owned())
 }
 
 pub(super) fn origin(text: &str) -> Result<String, String> {
@@ -62,6 +88,26 @@ pub(super) fn time_or_zero(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks() {
+        assert_eq!(network("10.0.0.0/8").map(|it| it.to_string()), Ok("10.0.0.0/8".to_owned()));
+        assert_eq!(network("::1").map(|it| it.to_string()), Ok("::1/128".to_owned()));
+        assert!(network("10.0.0.0/33").is_err() && network("localhost").is_err() && network("").is_err());
+    }
+
+    #[test]
+    fn admin_addresses() {
+        let tcp = |text: &str| Ok(Admin(Some(AdminAddress::Tcp(text.to_owned()))));
+        assert_eq!(admin_address(""), Ok(Admin(None)));
+        assert_eq!(admin_address("127.0.0.1:9090"), tcp("127.0.0.1:9090"));
+        assert_eq!(admin_address("[::1]:0"), tcp("[::1]:0"));
+        let unix = AdminAddress::Unix(PathBuf::from("/run/wsd.sock"));
+        assert_eq!(admin_address("unix:/run/wsd.sock"), Ok(Admin(Some(unix))));
+        for text in ["9090", ":9090", "unix:", "localhost:metrics", "/run/wsd.sock"] {
+            assert!(admin_address(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_and_times() {

@@ -136,6 +136,26 @@ impl Conn {
         self.outbox.is_some()
     }
 
+    /// Since when something has waited to be sent, without a break.
+    pub fn waiting_since(&self) -> Option<Millis> {
+        self.outbox.as_ref().map(|outbox| outbox.since())
+    }
+
+    /// When the peer last sent anything; before that, when it connected.
+    pub fn last_input(&self) -> Millis {
+        self.last_input
+    }
+
+    /// Where it is in its life, in a word for people.
+    pub fn phase_name(&self) -> &'static str {
+        match self.phase {
+            Phase::Handshake(_) => "handshake",
+            Phase::Open { .. } => "open",
+            Phase::CloseSent | Phase::Finishing { .. } | Phase::Lingering => "closing",
+            Phase::Gone => "gone",
+        }
+    }
+
     /// Takes bytes of the request head. Complete gives the head, and how much of `input` it used up.
     ///
     /// # Errors
@@ -350,7 +370,25 @@ impl Conn {
         Some(Received::Closed(Ended { close, cause: Cause::Peer }))
     }
 
-    /// Fails the connection (section 7.1.7): a Close that says why, after all that was queued before it.
+    /// Fails the connection (section 7.1.7): a Close that says why, after all that was queued before it. Gives
+    /// nothing where the connection was not open any more.
+    pub fn fail(
+        &mut self,
+        now: Millis,
+        close: Close,
+        cause: Cause,
+        limits: &Limits,
+        out: &mut Vec<u8>,
+    ) -> Option<Ended> {
+        let was_open = self.is_open();
+        self.finish(now, limits);
+        if !was_open {
+            return None;
+        }
+        frame::encode_close(out, &close);
+        Some(Ended { close, cause })
+    }
+
     fn protocol_error<'a>(
         &mut self,
         now: Millis,
@@ -358,14 +396,7 @@ impl Conn {
         limits: &Limits,
         out: &mut Vec<u8>,
     ) -> Option<Received<'a>> {
-        let was_open = self.is_open();
-        self.finish(now, limits);
-        if !was_open {
-            return None;
-        }
-        let ended = Ended { close: error.to_close(), cause: Cause::Protocol(error) };
-        frame::encode_close(out, &ended.close);
-        Some(Received::Closed(ended))
+        self.fail(now, error.to_close(), Cause::Protocol(error), limits, out).map(Received::Closed)
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Outbox {
     head_begun: bool,
     /// When the kernel last took something, or when the waiting began.
     progress_at: Millis,
+    /// When the waiting began.
+    since: Millis,
 }
 
 /// What is left after a flush.
@@ -38,7 +40,7 @@ pub enum Flushed {
 impl Outbox {
     /// An empty one, from `now` on.
     pub fn new(now: Millis) -> Self {
-        Self { queue: VecDeque::new(), pong: None, bytes: 0, head_begun: false, progress_at: now }
+        Self { queue: VecDeque::new(), pong: None, bytes: 0, head_begun: false, progress_at: now, since: now }
     }
 
     /// Bytes that wait, pong left out.
@@ -49,6 +51,11 @@ impl Outbox {
     /// When the kernel last took something, or when the waiting began.
     pub fn progress_at(&self) -> Millis {
         self.progress_at
+    }
+
+    /// When the waiting began.
+    pub fn since(&self) -> Millis {
+        self.since
     }
 
     /// Adds a piece to the end, whatever the limits.

@@ -40,6 +40,10 @@ pub enum Cause {
     Local,
     /// The peer broke the protocol or a limit.
     Protocol(ProtocolError),
+    /// The peer sent more messages than it may.
+    Rate,
+    /// It was as old as connections get.
+    Aged,
     /// The peer does not read what is sent to it.
     Slow,
     /// The peer began a message and did not finish it in time.

@@ -35,9 +35,7 @@ impl Conn {
             Phase::Open { .. } if stalled => self.shed(now, limits, metrics),
             Phase::Open { .. } if now >= self.message_began.after(limits.assembly_timeout) => {
                 let close = Close::new(CloseCode::POLICY, "message not finished in time");
-                frame::encode_close(out, &close);
-                self.finish(now, limits);
-                Some(Ended { close, cause: Cause::Unfinished })
+                self.fail(now, close, Cause::Unfinished, limits, out)
             }
             Phase::Open { pinged_at } => self.keep_alive(now, pinged_at, limits, out),
             Phase::Handshake(_) if now >= self.deadline => {

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of the vocabulary")]
 
+pub(crate) mod admin;
 mod client;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Frame};
 pub(crate) use wire::*;
-use wsd::{App, Builder, Handle, Limits, Metrics, Remote, Server};
+use wsd::{AdminAddress, App, Builder, Handle, Limits, Metrics, Remote, Server};
 
 /// How long anything may take before it counts as never: no test waits so long unless it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
@@ -71,6 +72,19 @@ impl Running {
         self.handle.as_ref().expect("not finished").metrics()
     }
 
+    pub(crate) fn handle(&self) -> &Handle {
+        self.handle.as_ref().expect("not finished")
+    }
+
+    /// Where the admin listener is, which must have been asked for.
+    #[track_caller]
+    pub(crate) fn admin(&self) -> SocketAddr {
+        match self.handle().admin_addresses() {
+            [AdminAddress::Tcp(address)] => address.parse().expect("an address"),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// A TCP connection.
     pub(crate) fn connect(&self) -> Client {
         Client::connect(self.address)
@@ -118,6 +132,14 @@ impl Running {
         self.wait("every connection is gone", |metrics| metrics.connections == 0);
         let metrics = self.stop();
         assert_eq!((metrics.queued, metrics.queued_bytes, metrics.connections), (0, 0, 0), "{metrics:#?}");
+        metrics
+    }
+
+    /// Drains the server, to the end, and checks that its books balance.
+    #[track_caller]
+    pub(crate) fn drain(&mut self) -> Metrics {
+        let metrics = self.handle.take().expect("not finished").drain().expect("no worker fails");
+        assert_balanced(&metrics);
         metrics
     }
 

@@ -138,6 +138,10 @@ pub struct RunArgs {
     /// Offer compression (permessage-deflate), and compress what is sent
     #[arg(long, help_heading = "Handshake")]
     pub deflate: bool,
+    /// Plain TCP in place of WebSocket: any answer that ends with an empty line opens a connection, and frames go
+    /// without masks, so that what comes back from a server that echoes bytes is what a WebSocket server sends
+    #[arg(long, conflicts_with = "deflate", help_heading = "Handshake")]
+    pub raw: bool,
 
     /// How long to measure (10s, 500ms, 2m)
     #[arg(short, long, default_value = "10s", value_parser = duration, help_heading = "Phases")]
@@ -184,7 +188,7 @@ pub struct RunArgs {
     /// Write the run second by second as comma-separated values
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub csv: Option<PathBuf>,
-    /// No progress bar
+    /// No live view: neither a bar nor, where stderr is no terminal, a line every 5 seconds
     #[arg(short = 'q', long = "no-progress", alias = "quiet", help_heading = "Output")]
     pub no_progress: bool,
 }

@@ -9,6 +9,7 @@
 //! ```
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -72,6 +73,9 @@ pub enum Fault {
 /// an idle connection costs no window.
 pub const DEFLATE: Deflate = Deflate { min_bytes: 0, level: 1, window_bits: 15, takeover: false };
 
+/// The longest answer without an empty line that a server of plain TCP may give.
+const RAW_HEAD_BYTES_MAX: usize = 8 * 1024;
+
 /// What stands for the connection's number in the path and in headers.
 pub const CONN: &str = "{conn}";
 
@@ -90,6 +94,8 @@ pub struct Offer {
     pub deflate: Option<Deflate>,
     /// Further headers; [`CONN`] in their values as in the path.
     pub headers: Vec<(String, String)>,
+    /// Whether any answer will do, as long as it ends with an empty line: from a server that knows no WebSocket.
+    pub raw: bool,
 }
 
 impl Offer {
@@ -115,6 +121,15 @@ impl Offer {
 
     /// Checks the answer to a request made with `key`.
     fn parse(&self, bytes: &[u8], key: &str) -> Result<Status<Upgraded>, ResponseError> {
+        if self.raw {
+            return match bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                Some(at) => {
+                    Ok(Status::Complete(Upgraded { head_len: at + 4, subprotocol: None, deflate: None }))
+                }
+                None if bytes.len() > RAW_HEAD_BYTES_MAX => Err(ResponseError::Malformed),
+                None => Ok(Status::Partial),
+            };
+        }
         parse_response(bytes, key, &self.subprotocols(), self.deflate.as_ref())
     }
 
@@ -220,6 +235,9 @@ impl Client {
     }
 
     fn handle_frames<'a>(&mut self, bytes: &'a mut [u8]) -> Result<(usize, Option<Input<'a>>), Fault> {
+        if let Some(payload) = self.whole_message(bytes) {
+            return Ok((payload.end, Some(Input::Message(Cow::Borrowed(&bytes[payload])))));
+        }
         let (used, event) = self.decoder.decode(bytes, &LIMITS).map_err(Fault::Protocol)?;
         let input = match event {
             None => None,
@@ -244,12 +262,39 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Where the payload lies if `bytes` begin with what servers nearly always send: a message in one frame, all of it
+    /// there. Its first bytes say that it breaks no rule; whatever they do not say is left to the decoder.
+    fn whole_message(&self, bytes: &[u8]) -> Option<Range<usize>> {
+        const TEXT: u8 = 0x81;
+        const BINARY: u8 = 0x82;
+        if self.decoder.is_mid_message() {
+            return None;
+        }
+        let (begin, len) = match *bytes {
+            [_, len @ 0..=125, ..] => (2, usize::from(len)),
+            // 126 stands for two bytes of length, which a shorter message must not use.
+            [_, 126, high, low, ..] if high > 0 || low > 125 => {
+                (4, usize::from(high) << 8 | usize::from(low))
+            }
+            _ => return None,
+        };
+        let payload = bytes.get(begin..begin + len)?;
+        let is_sound = bytes[0] == BINARY || (bytes[0] == TEXT && payload.is_ascii());
+        is_sound.then_some(begin..begin + len)
+    }
+}
+
 /// Appends the answer to a ping.
 pub fn encode_pong(payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     frame::encode(out, OpCode::Pong, payload, Some(mask));
 }
 
 /// The `Sec-WebSocket-Key` of connection `conn`: found again when the answer comes, instead of kept.
+///
+/// Not inlined: the compiler would draw its random numbers before each read, for a handshake that is long over.
+#[cold]
+#[inline(never)]
 pub fn key(seed: u64, conn: u32) -> String {
     let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(conn).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let nonce: [u8; 16] = std::array::from_fn(|_| rng.u8(..));
@@ -311,6 +356,64 @@ mod tests {
         }
     }
 
+    /// Frames of all kinds and lengths, some of them damaged, read with the short cut and without it.
+    #[test]
+    fn the_short_cut_sees_what_the_decoder_sees() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut whole = 0;
+        for round in 0..20_000 {
+            let mut stream = Vec::new();
+            for _ in 0..rng.usize(1..4) {
+                let len = [0, 1, 5, 125, 126, 127, 200, 65_535, 65_536]
+                    [rng.usize(..if round % 50 == 0 { 9 } else { 7 })];
+                let byte = if rng.u8(..8) == 0 { 0xe9 } else { b'e' };
+                let opcode =
+                    [OpCode::Text, OpCode::Binary, OpCode::Ping][rng.usize(..if len > 125 { 2 } else { 3 })];
+                frame::encode(&mut stream, opcode, &vec![byte; len], None);
+            }
+            if rng.bool() {
+                let at = rng.usize(..stream.len().min(6));
+                stream[at] ^= 1 << rng.u8(..8);
+            }
+            let cut = rng.usize(..=stream.len());
+            let mut pieces = [stream[..cut].to_vec(), stream[cut..].to_vec()];
+            let mut decoder = Decoder::new(Role::Client);
+            let mut client = Client { state: State::Open, ..Client::default() };
+            'pieces: for piece in &mut pieces {
+                let mut copy = piece.clone();
+                let mut at = 0;
+                while at < piece.len() {
+                    whole += usize::from(client.whole_message(&piece[at..]).is_some());
+                    let seen = client.handle_input(&mut piece[at..], &Offer::default(), String::new);
+                    let expected = decoder.decode(&mut copy[at..], &LIMITS).map_err(Fault::Protocol);
+                    match (seen, expected) {
+                        (Err(seen), Err(expected)) => {
+                            assert_eq!(seen, expected);
+                            break 'pieces;
+                        }
+                        (
+                            Ok((used, Some(Input::Message(bytes)))),
+                            Ok((expected, Some(Event::Message(message)))),
+                        ) => {
+                            assert_eq!((used, &*bytes), (expected, message.as_bytes()));
+                            at += used;
+                        }
+                        (Ok((used, input)), Ok((expected, event))) => {
+                            assert_eq!(used, expected);
+                            assert!(
+                                !matches!(input, Some(Input::Message(_)))
+                                    && !matches!(event, Some(Event::Message(_)))
+                            );
+                            at += used;
+                        }
+                        (seen, expected) => panic!("{seen:?} instead of {expected:?}"),
+                    }
+                }
+            }
+        }
+        assert!(whole > 10_000, "{whole} took the short cut");
+    }
+
     #[test]
     fn a_wrong_accept_and_a_refusal_are_faults() {
         let mut answer = stream();
@@ -320,6 +423,23 @@ mod tests {
         let mut answer = b"HTTP/1.1 404 Not Found\r\n\r\n".to_vec();
         let fault = Client::default().handle_input(&mut answer, &Offer::default(), || KEY.to_owned());
         assert_eq!(fault, Err(Fault::Handshake(ResponseError::Status(404))));
+    }
+
+    #[test]
+    fn plain_tcp_is_open_after_any_empty_line() {
+        let offer = Offer { raw: true, ..Offer::default() };
+        let feed = |client: &mut Client, bytes: &mut [u8]| {
+            let (used, input) = client.handle_input(bytes, &offer, String::new)?;
+            Ok::<_, Fault>((used, input.is_some()))
+        };
+        let mut client = Client::default();
+        assert_eq!(feed(&mut client, &mut b"anything\r\n\r".to_vec()), Ok((11, false)));
+        assert_eq!(feed(&mut client, &mut b"\n\x81\x01x".to_vec()), Ok((1, true)), "frames follow");
+        assert_eq!(client.state(), State::Open);
+
+        let mut client = Client::default();
+        assert_eq!(feed(&mut client, &mut [b'x'; RAW_HEAD_BYTES_MAX]), Ok((RAW_HEAD_BYTES_MAX, false)));
+        assert_eq!(feed(&mut client, &mut [b'x']), Err(Fault::Handshake(ResponseError::Malformed)));
     }
 
     #[test]
@@ -387,6 +507,7 @@ mod tests {
             subprotocols: vec!["v2".into(), "v1".into()],
             deflate: Some(Deflate { takeover: false, ..Deflate::default() }),
             headers: vec![("X-User".into(), "u{conn}".into())],
+            raw: false,
         };
         let mut request = Vec::new();
         offer.encode(7, KEY, &mut request);

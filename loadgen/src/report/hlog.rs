@@ -225,6 +225,7 @@ mod tests {
 
     use super::*;
     use crate::payload::Stamp;
+    use crate::recorder::Recording;
     use crate::schedule::Timeline;
 
     fn config(line: &str) -> Config {
@@ -238,11 +239,12 @@ mod tests {
         let start = UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
         let mut writer = HlogWriter::new(&mut out, &config("loadgen"), start).expect("memory takes it");
         for number in 0..2 {
-            let mut interval = Interval { number, ..Interval::default() };
+            let mut recording = Recording::default();
             for intended_ns in [0, 100, 200] {
                 let stamp = Stamp { sender: 0, sequence: 0, intended_ns, sent_ns: intended_ns + 1_000 };
-                interval.slice.received(&timeline, &stamp, intended_ns + 5_000_000);
+                recording.received(&timeline, &stamp, intended_ns + 5_000_000);
             }
+            let interval = Interval { number, slice: recording.take(), ..Interval::default() };
             writer.interval(&interval).expect("memory takes it");
         }
         String::from_utf8(out).expect("text")

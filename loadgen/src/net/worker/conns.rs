@@ -137,7 +137,7 @@ impl Worker {
         let key = || client::key(seed, number);
         let turnover = &mut self.turnover;
         let mut left = false;
-        let end = link.read(&mut self.buffer, closing, &self.assignment.offer, key, |link, input| {
+        let end = link.read(&mut self.buffer, closing, &self.assignment.offer, key, |link, input, now_ns| {
             match input {
                 Input::Upgraded => (link.sender, link.sequence) = turnover.back(conn).unwrap_or_default(),
                 Input::Close { retry, .. } => {
@@ -146,8 +146,11 @@ impl Worker {
                 }
                 _ => {}
             }
-            hands.handle(conn, link, input, count_closes);
+            hands.handle(conn, link, input, now_ns, count_closes);
         });
+        if let Some(traffic) = &mut hands.traffic {
+            traffic.reply(link);
+        }
         match end {
             End::Drained if left => self.retire(conn),
             End::Drained => {}
@@ -178,7 +181,7 @@ impl Worker {
             let Some(link) = &mut self.links[conn as usize] else { continue };
             let (hands, offer) = (&mut self.hands, &self.assignment.offer);
             let key = || client::key(seed, number);
-            let end = link.read_once(&mut self.buffer[..budget], offer, key, |link, input| {
+            let end = link.read_once(&mut self.buffer[..budget], offer, key, |link, input, _| {
                 hands.handle_slowly(link, input);
             });
             if end != End::Drained {
@@ -201,7 +204,7 @@ impl Worker {
                 let Some(link) = &mut self.links[conn as usize] else { continue };
                 let (hands, offer) = (&mut self.hands, &self.assignment.offer);
                 let key = || client::key(seed, number);
-                let end = link.read(&mut self.buffer, false, offer, key, |link, input| {
+                let end = link.read(&mut self.buffer, false, offer, key, |link, input, _| {
                     hands.handle_slowly(link, input);
                 });
                 if end != End::Drained {
@@ -261,20 +264,20 @@ impl Hands {
         }
     }
 
-    fn handle(&mut self, conn: u32, link: &mut Link, input: Input<'_>, count_closes: bool) {
+    fn handle(&mut self, conn: u32, link: &mut Link, input: Input<'_>, now_ns: u64, count_closes: bool) {
         match input {
             Input::Upgraded => {
-                self.dialer.opened(conn, monotonic_ns());
+                self.dialer.opened(conn, now_ns);
                 if let Some(traffic) = &mut self.traffic {
                     traffic.back(conn, link);
                 }
             }
             Input::Message(bytes) => match &mut self.traffic {
-                Some(traffic) => traffic.received(conn, link, &bytes),
+                Some(traffic) => traffic.received(conn, link, &bytes, now_ns),
                 None => self.early += 1,
             },
             Input::Compressed(message) => match &mut self.traffic {
-                Some(traffic) => traffic.received_compressed(conn, link, &message),
+                Some(traffic) => traffic.received_compressed(conn, link, &message, now_ns),
                 None => self.early += 1,
             },
             Input::Ping(payload) => {

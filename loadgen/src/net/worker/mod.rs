@@ -152,6 +152,8 @@ enum Phase {
     Running(Marks),
     Closing {
         deadline_ns: u64,
+        /// The first connection that may still be there.
+        first: usize,
     },
 }
 
@@ -208,13 +210,19 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             self.turn();
-            if let Phase::Closing { deadline_ns } = self.phase
-                && (monotonic_ns() >= deadline_ns || self.links.iter().all(Option::is_none))
-            {
-                return Ok(());
+            if let Phase::Closing { deadline_ns, first } = &mut self.phase {
+                *first += self.links[*first..].iter().take_while(|link| link.is_none()).count();
+                if *first == self.links.len() || monotonic_ns() >= *deadline_ns {
+                    return Ok(());
+                }
             }
-            self.timer.arm(self.deadline_ns())?;
-            match self.poll.poll(&mut events, None) {
+            let deadline_ns = self.deadline_ns();
+            // What is due already needs no timer.
+            let wait = deadline_ns.filter(|ns| *ns <= monotonic_ns()).map(|_| Duration::ZERO);
+            if wait.is_none() {
+                self.timer.arm(deadline_ns)?;
+            }
+            match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -249,6 +257,7 @@ impl Worker {
             let instrument = traffic.instrument();
             Counters::set(&counters.sent, instrument.tally().sent);
             Counters::set(&counters.sending, u64::from(is_sending));
+            Counters::set(&counters.missing, instrument.missing());
             Counters::set(&counters.arrived, instrument.totals().distinct + instrument.tally().corrupt);
         }
         let hands = &self.hands;
@@ -277,7 +286,7 @@ impl Worker {
                     .chain(self.next_mark_ns(marks))
                     .min()
             }
-            Phase::Closing { deadline_ns } => Some(*deadline_ns),
+            Phase::Closing { deadline_ns, .. } => Some(*deadline_ns),
         }
     }
 
@@ -349,10 +358,10 @@ impl Worker {
             (true, false) => Audience::All { senders },
             (true, true) => Audience::Others { senders, own },
         };
-        let codec = Codec::new(a.run, a.format, a.sizes.clone());
+        let codec = Codec::new(a.run, a.format, a.sizes.clone()).since(timeline.start_ns);
         let instrument = Instrument::new(codec, timeline, audience, a.streams(), open.len() as u32)
             .with_stages(StageBook::new(&timeline, &a.stages));
-        let traffic = Traffic::new(instrument, pace, a.format, self.hands.rng.fork());
+        let traffic = Traffic::new(instrument, pace, a.format, !a.offer.raw, self.hands.rng.fork());
         self.hands.traffic = Some(traffic.relayed(a.lifetime.is_some()));
         self.begin_turnover(&timeline);
         self.slow = (0..self.assignment.conns)
@@ -387,6 +396,8 @@ impl Worker {
             let _ = self.reports.send(Report::Second { number: marks.seconds, slice, parts });
             marks.seconds += 1;
             marks.next_second_ns += SECOND_NS;
+            let busy = marks.busy_permille(now_ns);
+            Counters::set(&self.board.of(self.assignment.thread).busy_permille, busy);
         }
     }
 
@@ -423,7 +434,7 @@ impl Worker {
         }
         self.report(Report::Done(Box::new(done)));
         self.hands.traffic = None;
-        self.phase = Phase::Closing { deadline_ns: monotonic_ns() + CLOSE_NS_MAX };
+        self.phase = Phase::Closing { deadline_ns: monotonic_ns() + CLOSE_NS_MAX, first: 0 };
         self.close_all();
     }
 
@@ -431,8 +442,8 @@ impl Worker {
         let out = &mut self.hands.out;
         for slot in &mut self.links {
             let Some(link) = slot else { continue };
-            if !link.is_open() {
-                // Never upgraded, or already closing: there is nothing to say.
+            if !link.is_open() || self.assignment.offer.raw {
+                // Never upgraded, already closing, or no protocol to close: there is nothing to say.
                 *slot = None;
                 continue;
             }

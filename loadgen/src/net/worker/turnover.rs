@@ -196,10 +196,13 @@ impl Worker {
             closing,
             &self.assignment.offer,
             String::new,
-            |link, input| {
-                answered |= hands.handle_leaving(stream, link, input);
+            |link, input, now_ns| {
+                answered |= hands.handle_leaving(stream, link, input, now_ns);
             },
         );
+        if let Some(traffic) = &mut hands.traffic {
+            traffic.reply(&mut leaver.link);
+        }
         if answered && self.turnover.leaving.answered(place) {
             let now_ns = monotonic_ns();
             hands.dialer.fates.clean += 1;
@@ -253,17 +256,17 @@ impl Worker {
 
 impl Hands {
     /// What a connection receives that has said Close: its last messages, and the answer, which makes this true.
-    fn handle_leaving(&mut self, stream: u32, link: &mut Link, input: Input<'_>) -> bool {
+    fn handle_leaving(&mut self, stream: u32, link: &mut Link, input: Input<'_>, now_ns: u64) -> bool {
         match input {
             Input::Close { .. } => return true,
             Input::Message(bytes) => {
                 if let Some(traffic) = &mut self.traffic {
-                    traffic.received(stream, link, &bytes);
+                    traffic.received(stream, link, &bytes, now_ns);
                 }
             }
             Input::Compressed(message) => {
                 if let Some(traffic) = &mut self.traffic {
-                    traffic.received_compressed(stream, link, &message);
+                    traffic.received_compressed(stream, link, &message, now_ns);
                 }
             }
             Input::Ping(_) | Input::Upgraded => {}
