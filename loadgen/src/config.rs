@@ -252,6 +252,11 @@ impl Config {
         }
     }
 
+    /// Whether connections are made during the run as well.
+    pub fn comes_and_goes(&self) -> bool {
+        self.lifetime.is_some() || self.reconnect != Reconnect::None
+    }
+
     /// The whole URL, path included.
     pub fn url(&self) -> String {
         format!("ws://{}{}", self.target.host, self.path)

@@ -66,11 +66,10 @@ impl Table {
     /// # Panics
     /// Where there is no such sender.
     pub fn note(&mut self, sender: u32, sequence: u32, intended_ns: u64, now_ns: u64) {
-        let receivers = self.receivers - u32::from(self.left_out.contains(&sender));
+        let left_out = !self.left_out.is_empty() && self.left_out.contains(&sender);
+        let receivers = self.receivers - u32::from(left_out);
         let list = &mut self.under_way[sender as usize];
-        if let Some(last) =
-            list.back_mut().filter(|it| it.sequence == sequence && it.count + 1 < self.receivers)
-        {
+        if let Some(last) = list.back_mut().filter(|it| it.sequence == sequence && it.count + 1 < receivers) {
             // What everyone is receiving just now.
             last.first_ns = last.first_ns.min(now_ns);
             last.last_ns = last.last_ns.max(now_ns);

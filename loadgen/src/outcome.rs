@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::backoff::Reconnect;
 use crate::cli::Mode;
 use crate::clock::SECOND_NS;
 use crate::collect::Collector;
@@ -196,12 +195,14 @@ pub fn summarize(
     // A storm takes what a thread can give; whether that was the limit is a reason of its own.
     let storm = connect_only && config.connect_pace == ConnectPace::Storm;
     let judged = |share: f64| if storm { 0.0 } else { share };
+    // Who is away cannot send: that is no fault of the generator.
+    let away = if config.comes_and_goes() { tally.unsent } else { 0 };
     let evidence = Evidence {
         // Where connecting is what is measured, those that failed are a result.
         conns: if connect_only { (1, 1) } else { (u64::from(config.conns), open) },
         closed: closed.values().sum(),
         deserted,
-        due_and_sent: target.map(|_| (due, tally.sent_measured)),
+        due_and_sent: target.map(|_| (due.saturating_sub(away), tally.sent_measured)),
         late: target.and_then(|_| samples.late.tail()),
         cpu_hottest: judged(cpu_hottest),
         busy_hottest: judged(hottest(|it| it.cpu + it.wait)),
@@ -258,8 +259,7 @@ pub fn summarize(
 
 /// Connections that came and went, where they do.
 fn turnover(config: &Config, fates: &Fates, times: ConnectTimes, seconds: f64) -> Option<Turnover> {
-    let comes_back = config.mode != Mode::Connect && config.reconnect != Reconnect::None;
-    if config.lifetime.is_none() && !comes_back {
+    if config.mode == Mode::Connect || !config.comes_and_goes() {
         return None;
     }
     let target = config.lifetime.as_ref().map(|it| f64::from(config.conns) / it.mean().as_secs_f64());

@@ -15,6 +15,10 @@ pub fn of_messages(config: &Config, tally: &Tally, integrity: &Integrity) -> Vec
         let number = count(tally.echoed);
         out.push((Verdict::Suspect, format!("{number} messages came back: leave out --skip-sender")));
     }
+    if config.comes_and_goes() && tally.unsent > 0 {
+        let number = count(tally.unsent);
+        out.push((Verdict::Suspect, format!("{number} messages were due while their senders were away")));
+    }
     let missing = integrity.expected - integrity.received.min(integrity.expected);
     if config.audience(2) == 2 && missing > 0 && missing == tally.sent {
         let reason = "each message missed one: give --skip-sender if that is the sender".to_owned();

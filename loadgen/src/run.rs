@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::backoff::Reconnect;
 use crate::cli::Mode;
 use crate::client::{DEFLATE, Offer};
 use crate::compare::stored::Stored;
@@ -170,8 +169,7 @@ pub fn write_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -
 
 /// Descriptors for connections that have said Close while others take their places.
 fn leaving(config: &Config) -> u32 {
-    let comes_and_goes = config.lifetime.is_some() || config.reconnect != Reconnect::None;
-    if comes_and_goes { LEAVING_MAX.min(config.conns) } else { 0 }
+    if config.comes_and_goes() { LEAVING_MAX.min(config.conns) } else { 0 }
 }
 
 /// Whether the listed source addresses are this machine's.

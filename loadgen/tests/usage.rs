@@ -27,7 +27,7 @@ fn bad_flags_are_one_line() {
         ("doctor --source-ip 192.0.2.1", ["--source-ip 192.0.2.1", "this machine"]),
         ("--rate 5 --rate-per-conn 5", ["--rate", "--rate-per-conn"]),
         ("--size 64:70%,65:20%", ["--size", "100%"]),
-        ("--size 38:70%,65:30%", ["--size", "--size 39"]),
+        ("--size 19:70%,65:30%", ["--size", "--size 20"]),
         ("--mode connect --rate 5", ["--rate", "--connect-rate"]),
         ("--mode connect --stage 1s:5", ["--stage", "--connect-rate"]),
         ("--lifetime 5s", ["--lifetime", "--mode churn"]),

@@ -167,6 +167,11 @@ impl Dialer {
         self.next == self.order.count && self.under_way_count == 0
     }
 
+    /// Whether there is nothing to open and nothing to wait for.
+    pub fn is_idle(&self) -> bool {
+        self.is_finished() && self.again.is_empty()
+    }
+
     /// Whether one is waited for that will be tried again.
     pub fn will_try_again(&self) -> bool {
         !self.again.is_empty()

@@ -25,7 +25,8 @@ pub fn lines(out: &mut impl Write, it: &Summary) -> io::Result<()> {
     if it.config.mode == Mode::Connect {
         pace(out, "begun", it.connecting.begun_per_second(), it.connecting.target_per_second)?;
         writeln!(out, "   opened {}/s", rate(it.connecting.opened_per_second()))?;
-        return kinds(out, &it.connecting.fates);
+        kinds(out, &it.connecting.fates)?;
+        return cost(out, &it.connecting);
     }
     let Some(turnover) = &it.turnover else { return Ok(()) };
     let Turnover { fates, begun_per_second, opened_per_second, target_per_second, .. } = turnover;
@@ -33,7 +34,7 @@ pub fn lines(out: &mut impl Write, it: &Summary) -> io::Result<()> {
     writeln!(out, "   opened {}/s", rate(*opened_per_second))?;
     if it.config.lifetime.is_some() {
         let [clean, unclean, missed] = [fates.clean, fates.unclean, fates.missed].map(count);
-        writeln!(out, "closed  clean {clean} unclean {unclean} missed {missed}")?;
+        writeln!(out, "ended   clean {clean} unclean {unclean} missed {missed}")?;
     }
     if fates.hinted > 0 {
         writeln!(out, "hinted  {} came back when the server had asked for", count(fates.hinted))?;
@@ -42,7 +43,7 @@ pub fn lines(out: &mut impl Write, it: &Summary) -> io::Result<()> {
 }
 
 /// What a connection cost the server to accept.
-pub fn cost(out: &mut impl Write, it: &Connecting) -> io::Result<()> {
+fn cost(out: &mut impl Write, it: &Connecting) -> io::Result<()> {
     let Some(cost) = it.cost else { return Ok(()) };
     let ns = |us: f64| duration((us * 1e3).round() as u64);
     let user = cost.user_us.map_or_else(|| "-".to_owned(), ns);

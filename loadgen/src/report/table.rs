@@ -42,7 +42,6 @@ pub fn connecting(out: &mut impl Write, it: &Connecting) -> io::Result<()> {
         rate(it.opened_per_second()),
         tail(&it.times.upgrade)
     )?;
-    connects::cost(out, it)?;
     for (reason, number) in &it.fates.failed {
         writeln!(out, "failed  {} x {reason}", count(*number))?;
     }

@@ -40,6 +40,9 @@ pub(super) struct Hands {
 
 impl Worker {
     pub(super) fn dial(&mut self) {
+        if self.hands.dialer.is_idle() && !matches!(self.phase, Phase::Dialing) {
+            return;
+        }
         let now_ns = monotonic_ns();
         while let Some(conn) = self.hands.dialer.overdue(now_ns) {
             self.drop_link(conn, "timed out");

@@ -239,12 +239,13 @@ impl Worker {
 
     /// What is to be done whatever the events were.
     fn turn(&mut self) {
+        // In this order: what was due before a life ends is sent before it.
+        if let Some(traffic) = &mut self.hands.traffic {
+            traffic.send_due(&mut self.links);
+        }
         if matches!(self.phase, Phase::Dialing | Phase::Running(_)) {
             self.turn_over();
             self.dial();
-        }
-        if let Some(traffic) = &mut self.hands.traffic {
-            traffic.send_due(&mut self.links);
         }
         self.read_slowly();
         self.mark();

@@ -91,7 +91,7 @@ impl Worker {
 
     /// Ends the lives that are over, and gives up on those who wait for the server's Close in vain.
     pub(super) fn turn_over(&mut self) {
-        if !matches!(self.phase, Phase::Running(_)) {
+        if !matches!(self.phase, Phase::Running(_)) || self.turnover.deadline_ns().is_none() {
             return;
         }
         let now_ns = monotonic_ns();
