@@ -266,7 +266,7 @@ pub struct RunArgs {
     /// Write the run second by second as comma-separated values
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub csv: Option<PathBuf>,
-    /// No progress bar
+    /// No live view: neither a bar nor, where stderr is no terminal, a line every 5 seconds
     #[arg(short = 'q', long = "no-progress", alias = "quiet", help_heading = "Output")]
     pub no_progress: bool,
 }

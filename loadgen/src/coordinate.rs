@@ -8,6 +8,7 @@ use crate::cli::Mode;
 use crate::clock::{SECOND_NS, monotonic_ns};
 use crate::config::Config;
 use crate::crew::Crew;
+use crate::live::Look;
 use crate::net::control::{Command, Counters, Report, Start};
 use crate::outcome::Measured;
 use crate::progress::Progress;
@@ -71,7 +72,7 @@ impl<'a> Coordinator<'a> {
             }
             let board = self.crew.board();
             let (open, failed) = (board.sum(|it| &it.open), board.sum(|it| &it.failed));
-            self.progress.connected(open, failed);
+            self.progress.connected(monotonic_ns(), open, failed);
             let hopeless = open == 0 && failed >= u64::from(self.config.conns.min(16));
             if self.interrupted.load(Ordering::Relaxed) || hopeless {
                 break;
@@ -113,11 +114,12 @@ impl<'a> Coordinator<'a> {
         while measured.loads.len() < self.crew.threads() as usize {
             match self.receive(measured.loads.len())? {
                 Some(Report::Second { number, slice, parts }) => {
-                    if let Some(interval) = measured.collector.add(number, slice, parts)
-                        && let Some(hlog) = hlog.as_deref_mut()
-                    {
-                        hlog.interval(&interval)
-                            .map_err(|error| Failure::Broken(format!("--hlog: {error}")))?;
+                    if let Some(interval) = measured.collector.add(number, slice, parts) {
+                        self.progress.second(&interval);
+                        if let Some(hlog) = hlog.as_deref_mut() {
+                            hlog.interval(&interval)
+                                .map_err(|error| Failure::Broken(format!("--hlog: {error}")))?;
+                        }
                     }
                 }
                 Some(Report::Done(done)) => measured.done(*done),
@@ -129,7 +131,14 @@ impl<'a> Coordinator<'a> {
             // In this order: what is no longer to be sent has been counted as sent.
             let sending = board.sum(|it| &it.sending) > 0;
             let (sent, arrived) = (board.sum(|it| &it.sent), board.sum(|it| &it.arrived));
-            self.progress.at(now_ns, sent, arrived);
+            self.progress.at(&Look {
+                now_ns,
+                conns: board.sum(|it| &it.open),
+                sent,
+                arrived,
+                missing: board.sum(|it| &it.missing),
+                cpu_hottest: board.max(|it| &it.busy_permille) as f64 / 1e3,
+            });
             if self.interrupted.load(Ordering::Relaxed) && !measured.interrupted {
                 measured.interrupted = true;
                 measured.cut_short(now_ns);

@@ -180,6 +180,11 @@ impl Instrument {
         &self.tally
     }
 
+    /// Messages that later ones have overtaken, so far.
+    pub const fn missing(&self) -> u64 {
+        self.ledger.missing()
+    }
+
     /// Distinct, duplicate and reordered messages so far.
     pub const fn totals(&self) -> Totals {
         self.ledger.totals()

@@ -52,6 +52,8 @@ pub struct Ledger {
     next: Vec<u32>,
     /// Sequences below `next` that have not arrived, as ascending half-open ranges; only for streams with gaps.
     gaps: HashMap<usize, Vec<(u32, u32)>>,
+    /// How many sequences the gaps have in all.
+    missing: u64,
     totals: Totals,
 }
 
@@ -62,6 +64,7 @@ impl Ledger {
             senders,
             next: vec![0; receivers * senders as usize],
             gaps: HashMap::new(),
+            missing: 0,
             totals: Totals::default(),
         }
     }
@@ -77,6 +80,7 @@ impl Ledger {
         let arrival = if sequence >= *next {
             if sequence > *next {
                 self.gaps.entry(stream).or_default().push((*next, sequence));
+                self.missing += u64::from(sequence - *next);
             }
             *next = sequence + 1;
             Arrival::New
@@ -101,6 +105,11 @@ impl Ledger {
         self.totals
     }
 
+    /// Messages that later ones of the same sender have overtaken, and that have not arrived since: lost, or late.
+    pub const fn missing(&self) -> u64 {
+        self.missing
+    }
+
     /// Takes `sequence` out of the stream's gaps, and says whether it was in one.
     fn fill(&mut self, stream: usize, sequence: u32) -> bool {
         let Some(gaps) = self.gaps.get_mut(&stream) else { return false };
@@ -109,6 +118,7 @@ impl Ledger {
         if sequence < start {
             return false;
         }
+        self.missing -= 1;
         let rest = [(start, sequence), (sequence + 1, end)];
         gaps.splice(at..=at, rest.into_iter().filter(|(start, end)| start < end));
         if gaps.is_empty() {
@@ -171,5 +181,6 @@ mod tests {
             assert_eq!(ledger.note(0, 0, sequence), expected);
         }
         assert_eq!(ledger.totals().distinct, seen.len() as u64);
+        assert_eq!(ledger.missing(), u64::from(top.map_or(0, |top| top + 1)) - seen.len() as u64);
     }
 }

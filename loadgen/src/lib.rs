@@ -33,6 +33,7 @@ pub mod find_max;
 pub mod instrument;
 pub mod launch;
 pub mod ledger;
+pub mod live;
 pub mod merge;
 pub mod net;
 pub mod outcome;

@@ -102,7 +102,7 @@ pub struct ThreadLoad {
     pub wait: f64,
 }
 
-/// One thread's running counts, for the progress bar and for knowing when everything has arrived. Written once per
+/// One thread's running counts, for the live view and for knowing when everything has arrived. Written once per
 /// turn of its loop; a cache line of its own, so that threads do not slow each other.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -115,6 +115,10 @@ pub struct Counters {
     pub sent: AtomicU64,
     /// Messages of this run received, intact (each once) or damaged.
     pub arrived: AtomicU64,
+    /// Messages that later ones have overtaken: lost, or late.
+    pub missing: AtomicU64,
+    /// The thread's share of a core in its last second, in thousandths.
+    pub busy_permille: AtomicU64,
     /// 1 while there are messages to send: a thread that gets no core may be late with them.
     pub sending: AtomicU64,
 }
@@ -139,6 +143,11 @@ impl Board {
     /// One thread's counters.
     pub fn of(&self, thread: u32) -> &Counters {
         &self.0[thread as usize]
+    }
+
+    /// The largest over all threads.
+    pub fn max(&self, which: impl Fn(&Counters) -> &AtomicU64) -> u64 {
+        self.0.iter().map(|counters| which(counters).load(Ordering::Acquire)).max().unwrap_or(0)
     }
 
     /// The sum over all threads.

@@ -234,7 +234,7 @@ pub fn texts(output: &Output) -> (i32, String, String) {
 /// Runs the program against `url` without warm-up, and gives table and JSON.
 pub fn measure(url: &str, line: &str) -> (String, Value) {
     let json = tempfile::NamedTempFile::new().expect("a file");
-    let line = format!("{url} --warmup 0s --settle 0s --json {} {line}", json.path().display());
+    let line = format!("{url} --warmup 0s --settle 0s -q --json {} {line}", json.path().display());
     let (code, out, err) = run(&line);
     assert_eq!(err, "", "nothing but mistakes goes to stderr");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");

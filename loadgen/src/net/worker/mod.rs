@@ -205,6 +205,7 @@ impl Worker {
             let instrument = traffic.instrument();
             Counters::set(&counters.sent, instrument.tally().sent);
             Counters::set(&counters.sending, u64::from(is_sending));
+            Counters::set(&counters.missing, instrument.missing());
             Counters::set(&counters.arrived, instrument.totals().distinct + instrument.tally().corrupt);
         }
         let hands = &self.hands;
@@ -326,6 +327,8 @@ impl Worker {
             let _ = self.reports.send(Report::Second { number: marks.seconds, slice, parts });
             marks.seconds += 1;
             marks.next_second_ns += SECOND_NS;
+            let busy = marks.busy_permille(now_ns);
+            Counters::set(&self.board.of(self.assignment.thread).busy_permille, busy);
         }
     }
 
