@@ -237,7 +237,7 @@ fn quantile_table(page: &mut String, result: &Value) {
 
 fn metric_table(page: &mut String, it: &Comparison) {
     page.push_str(
-        r#"<h2>Metrics</h2><div class="scroll"><table><thead><tr><th></th><th>A</th><th>B</th><th>B/A</th><th>95 % interval</th><th>limit</th><th></th></tr></thead><tbody>"#,
+        r#"<h2>Metrics</h2><div class="scroll"><table class="metrics"><thead><tr><th></th><th>A</th><th>B</th><th>B/A</th><th>95 % interval</th><th>limit</th><th></th></tr></thead><tbody>"#,
     );
     for row in &it.rows {
         let show = |value: Option<f64>| {
