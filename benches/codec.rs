@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use wsd::hub::Hub;
-use wsd::hub::batch::{FrameRef, Pending};
+use wsd::hub::batch::{FrameRef, Pending, Stamp};
 use wsd::proto::handshake::{Request, accept_key};
 use wsd::proto::message::{Decoder, MessageLimits};
 use wsd::proto::utf8::Utf8Stream;
@@ -88,7 +88,7 @@ fn fan_out(c: &mut Criterion) {
         });
     });
     for members in [1_000, 50_000] {
-        let mut hub = Hub::default();
+        let (mut hub, mut slots) = (Hub::default(), Vec::new());
         for slot in 0..members {
             hub.subscribe(slot, "room");
         }
@@ -96,10 +96,12 @@ fn fan_out(c: &mut Criterion) {
         group.throughput(Throughput::Elements(u64::from(members)));
         group.bench_function(format!("{members} members"), |b| {
             b.iter(|| {
-                hub.publish("room", FrameRef::Bytes(small.as_bytes()), None);
+                hub.publish("room", FrameRef::Bytes(small.as_bytes()), None, Stamp::default());
                 hub.seal(|_, _| {});
-                while let Some((slot, batch)) = hub.next_delivery() {
-                    black_box((slot, batch.pieces().len()));
+                while let Some(batch) = hub.next_deliveries(256, &mut slots) {
+                    for slot in &slots {
+                        black_box((slot, batch.pieces().len()));
+                    }
                 }
             });
         });

@@ -5,10 +5,10 @@
 
 use std::hint::black_box;
 use std::io;
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use wsd::Limits;
-use wsd::conn::{Conn, Sent};
+use wsd::conn::{Conn, QueueRules, Sent};
 use wsd::hub::batch::{Batch, FrameRef, Pending};
 use wsd::id::Millis;
 use wsd::metrics::WorkerMetrics;
@@ -16,6 +16,7 @@ use wsd::proto::handshake::request::Upgrade;
 use wsd::proto::handshake::{Request, encode_accept};
 use wsd::proto::utf8::Utf8Stream;
 use wsd::proto::{Frame, OpCode, frame};
+use wsd::{Limits, RouteOptions};
 
 const CONNS: usize = 1_000;
 
@@ -121,9 +122,9 @@ fn open_conns(limits: &Limits) -> Vec<Conn> {
 
 /// Gives the batch to everyone; all must have room for it, on the wire or in their outboxes.
 fn deliver(conns: &mut [Conn], batch: &Batch, writer: &mut impl io::Write, metrics: &WorkerMetrics) {
-    let limits = Limits::default();
+    let rules = QueueRules::new(&Limits::default(), &RouteOptions::default(), Arc::default());
     for conn in conns {
-        let sent = conn.transmit_pieces(Millis(1), batch.pieces(), writer, &limits, metrics);
+        let sent = conn.transmit_pieces(Millis(1), batch.pieces(), writer, &rules, metrics);
         assert!(matches!(sent, Ok(Sent::Accepted)));
     }
 }

@@ -5,7 +5,11 @@
 //! value of each app, so an app needs no locks; what it knows of connections on other workers reaches it, and
 //! them, through topics.
 
+mod place;
+
 use std::ops::Range;
+
+pub(crate) use place::{Place, Places};
 
 use crate::hub::batch::{FrameRef, LARGE_FRAME_BYTES};
 use crate::id::ConnId;
@@ -90,13 +94,6 @@ pub struct Context<'a> {
     pub(crate) deflater: Option<&'a mut Deflater>,
 }
 
-/// Where a connection came in. Connections to the same place share one.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
-    pub(crate) path: Box<str>,
-    pub(crate) subprotocol: Option<Box<str>>,
-}
-
 impl<'a> Context<'a> {
     /// The connection.
     pub fn id(&self) -> ConnId {
@@ -138,7 +135,8 @@ impl<'a> Context<'a> {
         self.orders.publish(topic, &message.into(), true);
     }
 
-    /// Makes this connection a member of a topic. A topic exists while it has members.
+    /// Makes this connection a member of a topic, when the callback has returned: it gets what is published from then
+    /// on. A topic exists while it has members.
     pub fn subscribe(&mut self, topic: &str) {
         let topic = self.orders.keep(topic.as_bytes());
         self.orders.list.push(Order::Subscribe(topic));
@@ -156,6 +154,9 @@ impl<'a> Context<'a> {
         self.orders.list.push(Order::Close(Close::new(code, reason)));
     }
 }
+
+/// An arena larger than this is not kept for the next callback.
+const ARENA_BYTES: usize = 128 * 1024;
 
 /// What a callback ordered. The texts and frames are in one arena that every callback uses again, so that orders
 /// cost no allocation.
@@ -218,15 +219,18 @@ impl Orders {
     pub(crate) fn clear(&mut self) {
         self.list.clear();
         self.arena.clear();
+        self.arena.shrink_to(ARENA_BYTES);
     }
 
     fn publish(&mut self, topic: &str, message: &Message<'_>, others_only: bool) {
         let topic = self.keep(topic.as_bytes());
+        let start = self.arena.len();
+        frame::encode_message(&mut self.arena, message);
         let frame = if message.as_bytes().len() >= LARGE_FRAME_BYTES {
-            Encoded::Shared(Frame::message(message))
+            let frame = Frame::from_encoded(&self.arena[start..]);
+            self.arena.truncate(start);
+            Encoded::Shared(frame)
         } else {
-            let start = self.arena.len();
-            frame::encode_message(&mut self.arena, message);
             Encoded::InArena(start..self.arena.len())
         };
         self.list.push(Order::Publish { topic, frame, others_only });

@@ -1,9 +1,16 @@
 //! Every number a user may turn, its default, and what it costs.
 
+// `core::net` has addresses; sockets are in `std::net`.
+use core::net::IpAddr;
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use serde::Serialize;
+
 /// What one peer may cost. Each is a flag of the program (`--max-message` and so on).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Limits {
     /// Bytes in one message, all fragments together; more is answered with close code 1009. An incomplete
     /// message holds at most twice what was received of it.
@@ -14,6 +21,9 @@ pub struct Limits {
     pub assembly_timeout: Duration,
     /// Pings answered each second, after twice as many at once; further ones are not answered. Zero: no limit.
     pub control_rate: u32,
+    /// Messages that may come each second from one connection, and as many at once; more is answered with close
+    /// code 1008. Zero: no limit.
+    pub message_rate: u32,
     /// Bytes of a request head; more is answered with status 431.
     pub max_head: u32,
     /// Headers in a request, at most 128; more is answered with status 431.
@@ -27,9 +37,18 @@ pub struct Limits {
     pub pong_timeout: Duration,
     /// From our Close, or the end of what we had to say, to the end of the connection.
     pub close_timeout: Duration,
-    /// Bytes that may wait for one connection. What would go over it closes the connection with 1013; into an
-    /// empty queue a frame is always taken, whatever its size.
+    /// A connection that is so old is closed with 1012, to connect again, perhaps elsewhere: at 90 to 100 % of it, so
+    /// that connections made together do not come back together. Zero: never.
+    pub max_age: Duration,
+    /// Bytes that may wait for one connection. What would go over it closes the connection with 1013, or is dropped
+    /// where its route says so ([`SlowPolicy`]); into an empty queue a frame is always taken, whatever its size.
     pub queue_hard: u32,
+    /// Bytes that may wait for one connection for longer than `queue_soft_time`: of what others send to it, behind
+    /// the frame that is on its way. Zero: no such limit.
+    pub queue_soft: u32,
+    /// A connection for which more than `queue_soft` waits for so long is closed with 1013; where its route drops
+    /// instead, `queue_soft` is then its hard limit until less waits.
+    pub queue_soft_time: Duration,
     /// A connection that takes nothing of what waits for it for so long is closed with 1013.
     pub progress_timeout: Duration,
 }
@@ -41,20 +60,57 @@ impl Default for Limits {
             max_fragments: 1024,
             assembly_timeout: Duration::from_secs(30),
             control_rate: 10,
+            message_rate: 0,
             max_head: 8 * 1024,
             max_headers: 64,
             handshake_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
+            max_age: Duration::ZERO,
             queue_hard: 256 * 1024,
+            queue_soft: 64 * 1024,
+            queue_soft_time: Duration::from_secs(10),
             progress_timeout: Duration::from_secs(10),
         }
     }
 }
 
+/// What happens when others send more to a connection than it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub enum SlowPolicy {
+    /// The connection is closed with 1013: whoever reads, reads everything.
+    #[default]
+    Close,
+    /// What does not fit into the queue is dropped: the oldest messages are the ones that matter.
+    DropNewest,
+    /// The oldest messages in the queue make room: the newest ones matter.
+    DropOldest,
+    /// Only the newest message waits, whatever the limits: each one replaces those before it, as on a ticker.
+    Latest,
+}
+
+/// What is special about a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RouteOptions {
+    /// What happens to those who do not keep up.
+    pub slow_policy: SlowPolicy,
+    /// A text that is sent once where messages were dropped, before the next one.
+    pub gap_notice: Option<String>,
+}
+
+/// What all queues together may hold in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueTotal {
+    /// So many hundredths of the memory that this process may use: of its control group's limit, or of the machine's.
+    Percent(u8),
+    /// So many bytes. Zero: no such limit.
+    Bytes(u64),
+}
+
 /// permessage-deflate (RFC 7692): how messages are compressed for clients that offer it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Deflate {
     /// Bytes from which on a message is compressed.
     pub min_bytes: u32,
@@ -76,7 +132,8 @@ impl Default for Deflate {
 
 /// Which web pages may connect (RFC 6455 section 10.2). Clients that are no browsers send no `Origin` and always may;
 /// so may pages from the host that they connect to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Origins {
     /// On a loopback address also pages from localhost, on any port, and pages opened from a file: for development.
     #[default]
@@ -87,8 +144,55 @@ pub enum Origins {
     Any,
 }
 
+/// The proxies that stand before the server, and what they are believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Proxies {
+    /// Where they are. The client of a connection from there is the last address in `X-Forwarded-For` that is no
+    /// trusted proxy's; nobody else's word is taken for it.
+    pub trusted: Vec<IpNet>,
+    /// Each connection from there begins with a PROXY protocol header, version 1 or 2, which names the client.
+    pub protocol: bool,
+}
+
+impl Proxies {
+    /// Whether a connection from this address comes from a trusted proxy.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// How a server lets its connections go when another takes over: [`Handle::drain`](crate::Handle::drain), and SIGTERM
+/// in the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Drain {
+    /// From the moment `/readyz` says no to the end of accepting: a balancer needs as long to notice.
+    pub grace: Duration,
+    /// Then connections are closed, evenly over this time: their clients come back no faster.
+    pub spread: Duration,
+    /// From the beginning to the end, whoever is left. At least grace and spread together.
+    pub timeout: Duration,
+    /// The close code, of those that a server may send.
+    pub code: u16,
+    /// The wait before reconnecting that the reason asks for, as `retry=` and milliseconds: for each client another
+    /// one, between a half of this and one and a half.
+    pub retry: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(5),
+            spread: Duration::from_secs(60),
+            timeout: Duration::from_secs(120),
+            code: 1012,
+            retry: Duration::from_secs(4),
+        }
+    }
+}
+
 /// How a server is laid out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Config {
     /// Addresses to listen on, as `HOST:PORT`; a host name stands for all its addresses.
     pub listen: Vec<String>,
@@ -98,6 +202,17 @@ pub struct Config {
     pub backlog: u32,
     /// Connections in all; `None` for what the descriptors allow.
     pub max_conns: Option<usize>,
+    /// Connections from one IPv4 address, or one IPv6 network of 64 bits; more are answered with status 429.
+    /// Zero: no limit.
+    pub max_conns_per_ip: u32,
+    /// Connections accepted each second by all workers together, and as many at once; more wait in the backlog.
+    /// Zero: no limit.
+    pub accept_rate: u32,
+    /// The proxies that stand before the server.
+    pub proxies: Proxies,
+    /// What all queues together may hold in memory: at 80 % of it the slowest connections are shed, at 95 % no more
+    /// are taken.
+    pub queue_total: QueueTotal,
     /// Whether each worker has a descriptor table of its own.
     pub tables: DescriptorTables,
     /// What one peer may cost.
@@ -106,6 +221,10 @@ pub struct Config {
     pub origins: Origins,
     /// Compression; `None` declines every offer.
     pub deflate: Option<Deflate>,
+    /// Where metrics, health and connections can be looked at; `None` for nowhere.
+    pub admin: Option<AdminAddress>,
+    /// How connections are let go for a successor.
+    pub drain: Drain,
 }
 
 impl Default for Config {
@@ -115,16 +234,42 @@ impl Default for Config {
             threads: 0,
             backlog: 4096,
             max_conns: None,
+            max_conns_per_ip: 0,
+            accept_rate: 0,
+            proxies: Proxies::default(),
+            queue_total: QueueTotal::Percent(25),
             tables: DescriptorTables::Shared,
             limits: Limits::default(),
             origins: Origins::default(),
             deflate: None,
+            admin: None,
+            drain: Drain::default(),
+        }
+    }
+}
+
+/// Where the admin listener is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminAddress {
+    /// `HOST:PORT`. Who reaches it may read everything there: keep it on a loopback address, or behind a firewall.
+    Tcp(String),
+    /// The path of a unix socket, which its owner and group may use.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
 /// Who shares a descriptor table; see [`fdtable`](crate::net::fdtable).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DescriptorTables {
     /// The whole process has one, and with it one limit. The default of the crate, because it is always right.
     Shared,

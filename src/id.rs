@@ -22,7 +22,7 @@ impl fmt::Debug for ConnId {
     }
 }
 
-/// A moment, in milliseconds since its worker started, on the monotonic clock. Everything below the I/O shell
+/// A moment, in milliseconds since the server started, on the monotonic clock. Everything below the I/O shell
 /// gets it as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Millis(pub u64);
@@ -35,5 +35,22 @@ impl Millis {
     #[must_use]
     pub fn after(self, duration: std::time::Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// A moment, in microseconds since the server started: for what is measured, not for what is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Micros(pub u64);
+
+impl Micros {
+    /// From `earlier` to this moment; nothing where that was later.
+    pub fn since(self, earlier: Self) -> std::time::Duration {
+        std::time::Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl From<Micros> for Millis {
+    fn from(moment: Micros) -> Self {
+        Self(moment.0 / 1000)
     }
 }

@@ -51,6 +51,7 @@
 //!
 //! ```text
 //! server           threads, signals, start and stop
+//! admin            what can be seen of a running server: metrics, health, connections
 //! apps             echo, broadcast, sink: products and examples at once
 //! net              the I/O shell: the only place with sockets, polls and the clock
 //! http             what a plain GET gets
@@ -59,9 +60,10 @@
 //! conn             one connection as a state machine without I/O
 //! hub              topics, members, fan-out: pure data
 //! proto            RFC 6455 as bytes and rules
-//! id config metrics
+//! id config metrics state
 //! ```
 
+mod admin;
 mod app;
 pub mod apps;
 pub mod config;
@@ -74,13 +76,18 @@ pub mod net;
 pub mod proto;
 mod route;
 mod server;
+mod state;
 
 pub use app::{Admission, App, Context};
-pub use config::{Config, Deflate, DescriptorTables, Limits, Origins};
+pub use config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins, Proxies};
+pub use config::{QueueTotal, RouteOptions, SlowPolicy};
 pub use http::Page;
 pub use id::ConnId;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, RouteMetrics};
 pub use proto::handshake::Request;
 pub use proto::{Close, CloseCode, Message};
 pub use route::InvalidRoute;
 pub use server::{Builder, Ceiling, Handle, Remote, RunError, Server, StartError};
+// What the networks of trusted proxies are written in.
+pub use ipnet::IpNet;
+pub use state::State;

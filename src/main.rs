@@ -5,7 +5,7 @@ mod cli;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use wsd::{Handle, RunError, StartError};
+use wsd::{AdminAddress, Handle, RunError, StartError};
 
 /// Bad flags or settings.
 const EXIT_USAGE: u8 = 2;
@@ -17,13 +17,15 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(line) => return fail(EXIT_USAGE, &line),
     };
-    tracing_subscriber::fmt()
-        .with_max_level(cli.log)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    match cli.server().run_with(announce) {
+    let log =
+        tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).with_target(false);
+    match cli.log_format {
+        cli::LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        cli::LogFormat::Json => {
+            log.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+        }
+    }
+    match cli.server().map_err(RunError::Start).and_then(|server| server.run_with(announce)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ RunError::Start(StartError::Route(_) | StartError::Setting(_))) => {
             fail(EXIT_USAGE, &format!("wsd: {error}; see wsd --help"))
@@ -37,7 +39,13 @@ fn announce(handle: &Handle) {
     let urls: Vec<String> = handle.addresses().iter().map(|address| format!("http://{address}")).collect();
     let threads = handle.threads();
     let plural = if threads == 1 { "" } else { "s" };
-    let line = format!("wsd ready on {}, {threads} thread{plural}, {}", urls.join(" "), handle.ceiling());
+    let mut line = format!("wsd ready on {}, {threads} thread{plural}, {}", urls.join(" "), handle.ceiling());
+    for admin in handle.admin_addresses() {
+        line.push_str(&match admin {
+            AdminAddress::Tcp(address) => format!(", admin on http://{address}"),
+            unix => format!(", admin on {unix}"),
+        });
+    }
     // Whoever started us may have closed stdout; that is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

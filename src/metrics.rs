@@ -1,7 +1,11 @@
 //! What happened, in numbers. Every message that was due to a connection ends in exactly one of delivered,
 //! dropped (by reason) or still queued: the ledger that the tests balance.
 
+mod histogram;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use histogram::{BOUNDS, Histogram, HistogramSum};
 
 /// A number that one thread writes and any thread reads: no locked instruction on the hot path.
 #[derive(Debug, Default)]
@@ -18,18 +22,42 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
     }
 
+    /// Puts another value in its place, for those that are measured now and then.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// Its present value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
+mod routes;
+
+pub use routes::{Drops, RouteMetrics};
+
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// The counters of one worker.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         pub struct WorkerMetrics {
             $($(#[doc = $doc])+ pub $name: Counter,)+
+            /// How long the turns of the loop took, the waiting left out.
+            pub turn_time: Histogram,
+            /// By route, and last what comes from outside of all routes.
+            routes: Box<[RouteCounters]>,
+        }
+
+        impl WorkerMetrics {
+            /// Nothing counted yet, for so many routes.
+            pub fn with_routes(routes: usize) -> Self {
+                Self {
+                    $($name: Counter::default(),)+
+                    turn_time: Histogram::default(),
+                    routes: (0..=routes).map(|_| RouteCounters::default()).collect(),
+                }
+            }
         }
 
         /// The counters of all workers, summed at one moment.
@@ -49,6 +77,9 @@ macro_rules! metrics {
                 sum
             }
 
+            /// What each counter counts, by name.
+            pub const HELP: &[(&str, &str)] = &[$((stringify!($name), concat!($($doc),+))),+];
+
             /// Every counter with its name.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),+].into_iter()
@@ -60,8 +91,16 @@ macro_rules! metrics {
 metrics! {
     /// TCP connections accepted.
     accepted,
+    /// Of those, connections that waited because the rate of accepting was used up.
+    accepted_late,
     /// TCP connections turned away because the ceiling was reached.
     refused_full,
+    /// Connections turned away because their client's address holds as many as it may.
+    refused_address,
+    /// Connections from trusted proxies that did not begin with a PROXY header.
+    proxy_headers_invalid,
+    /// TCP connections turned away because queues held too much memory.
+    refused_memory,
     /// Calls of accept that failed: out of descriptors or memory.
     accept_errors,
     /// TCP connections held now, whatever their phase.
@@ -90,12 +129,26 @@ metrics! {
     delivered,
     /// Of those, messages that wait in a queue now.
     queued,
-    /// Of those, messages dropped because their receiver was too slow.
+    /// Of those, messages dropped because their receiver was too slow and was closed for it.
     dropped_slow,
+    /// Of those, messages that found the queue full, on routes that drop the newest.
+    dropped_newest,
+    /// Of those, messages that made room in the queue for newer ones, on routes that drop the oldest.
+    dropped_oldest,
+    /// Of those, messages that a newer one replaced in the queue, on routes that keep the latest.
+    dropped_superseded,
+    /// Of those, messages dropped because all queues together held too much.
+    dropped_shed,
     /// Of those, messages dropped because their receiver's connection had ended.
     dropped_closed,
-    /// Bytes that wait in queues now.
+    /// Notices that messages had been dropped; each is due to a connection like any message.
+    gap_notices,
+    /// Bytes that wait in queues now, counted for each receiver.
     queued_bytes,
+    /// Bytes of memory that queues would hold now if they shared nothing: they hold no more.
+    queue_memory_unshared,
+    /// Bytes of memory that queues held at the last look: what several of them share counts once.
+    queue_memory,
     /// Bytes that the kernel took.
     bytes_out,
     /// Connections that the peer closed properly.
@@ -108,6 +161,12 @@ metrics! {
     closed_protocol,
     /// Connections closed with 1013 because the peer did not keep up.
     closed_slow,
+    /// Connections closed because the peer sent more messages than it may.
+    closed_rate,
+    /// Connections closed because they were as old as they get.
+    closed_aged,
+    /// Connections closed with 1013 because all queues together held too much.
+    closed_shed,
     /// Connections closed because a message was begun and not finished in time.
     closed_unfinished,
     /// Connections given up because a ping was not answered.
@@ -120,6 +179,43 @@ metrics! {
     stale_events,
     /// Turns of the loop.
     turns,
+    /// Bytes of messages that were compressed.
+    deflate_input_bytes,
+    /// What these bytes became; where a message would not have become shorter, its own length.
+    deflate_output_bytes,
+    /// Nanoseconds spent on compressing.
+    deflate_nanos,
+}
+
+/// The mark of what comes from outside of all routes: a publish by a thread that is no worker.
+pub const NO_ROUTE: u16 = u16::MAX;
+
+/// What one worker counts for one route.
+#[derive(Debug, Default)]
+pub struct RouteCounters {
+    /// WebSockets that are held now.
+    pub connections: Counter,
+    /// Messages received.
+    pub messages_in: Counter,
+    /// Messages that the route's app published.
+    pub published: Counter,
+    /// From the beginning of the turn in which something was published to the end of the turn in which the last
+    /// member on this worker was handed it.
+    pub fan_out_time: Histogram,
+}
+
+impl WorkerMetrics {
+    /// The counters of a route, by its number; [`NO_ROUTE`] has some too.
+    pub fn route(&self, number: u16) -> &RouteCounters {
+        let last = self.routes.len() - 1;
+        &self.routes[usize::from(number).min(last)]
+    }
+}
+
+impl Default for WorkerMetrics {
+    fn default() -> Self {
+        Self::with_routes(0)
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::app::App;
+use crate::config::RouteOptions;
 
 /// Makes one app value for each worker, on the worker's own thread.
 pub(crate) type Factory = Arc<dyn Fn() -> Box<dyn App> + Send + Sync>;
@@ -12,7 +13,10 @@ pub(crate) type Factory = Arc<dyn Fn() -> Box<dyn App> + Send + Sync>;
 #[derive(Clone, Default)]
 pub(crate) struct Router {
     patterns: Vec<Pattern>,
+    /// The patterns as they were written.
+    names: Vec<String>,
     factories: Vec<Factory>,
+    options: Vec<RouteOptions>,
 }
 
 /// A path as it stands, or with `{name}` for any one segment that is not empty, or `*` as the last segment for
@@ -41,13 +45,21 @@ impl std::error::Error for InvalidRoute {}
 
 impl Router {
     /// Adds a route. Where several match, a literal one wins over a pattern, and then the first one added.
-    pub(crate) fn add(&mut self, pattern: &str, factory: Factory) -> Result<(), InvalidRoute> {
+    pub(crate) fn add(
+        &mut self,
+        pattern: &str,
+        options: RouteOptions,
+        factory: Factory,
+    ) -> Result<(), InvalidRoute> {
+        let name = pattern.to_owned();
         let pattern = Pattern::parse(pattern)?;
         if self.patterns.contains(&pattern) {
             return Err(InvalidRoute(format!("route {pattern} stands twice")));
         }
         self.patterns.push(pattern);
+        self.names.push(name);
         self.factories.push(factory);
+        self.options.push(options);
         Ok(())
     }
 
@@ -56,6 +68,16 @@ impl Router {
         let literal = self.patterns.iter().position(|pattern| pattern.is_literal() && pattern.matches(path));
         let found = literal.or_else(|| self.patterns.iter().position(|pattern| pattern.matches(path)));
         found.map(|index| index as u16)
+    }
+
+    /// What is special about each route, by index.
+    pub(crate) fn options(&self) -> &[RouteOptions] {
+        &self.options
+    }
+
+    /// The routes as they were written, by index.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// One value of each app, by index.
@@ -134,7 +156,7 @@ mod tests {
     fn router(patterns: &[&str]) -> Router {
         let mut router = Router::default();
         for pattern in patterns {
-            router.add(pattern, Arc::new(|| Box::new(Nothing))).expect("valid");
+            router.add(pattern, RouteOptions::default(), Arc::new(|| Box::new(Nothing))).expect("valid");
         }
         router
     }
@@ -164,9 +186,12 @@ mod tests {
     fn routes_that_cannot_be() {
         for pattern in ["echo", "", "/a?b", "/a{b}", "/*/a", "/a b", "/{}"] {
             let mut router = Router::default();
-            assert!(router.add(pattern, Arc::new(|| Box::new(Nothing))).is_err(), "{pattern}");
+            assert!(
+                router.add(pattern, RouteOptions::default(), Arc::new(|| Box::new(Nothing))).is_err(),
+                "{pattern}"
+            );
         }
         let mut router = router(&["/a"]);
-        assert!(router.add("/a", Arc::new(|| Box::new(Nothing))).is_err());
+        assert!(router.add("/a", RouteOptions::default(), Arc::new(|| Box::new(Nothing))).is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! What a message costs in allocations: none for an echo, one for a broadcast however many receive it.
+//! What a message costs in allocations: none for an echo, one for a broadcast however many receive it; and a connection:
+//! none of its own.
 //!
 //! Counted in the whole process; the clients are written so that they allocate nothing while it is counted. One
 //! test, because another one beside it would be counted too.
@@ -42,6 +43,10 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const MESSAGES: u64 = 1_000;
+const CONNECTIONS: u64 = 500;
+
+/// Bytes of a large message: a frame of this size is not copied into a batch.
+const LARGE: usize = 16 * 1024;
 
 /// A masked text of 100 bytes (the key is zero, so the payload stands as it is), and what comes back.
 fn frames() -> ([u8; 106], [u8; 102]) {
@@ -51,23 +56,64 @@ fn frames() -> ([u8; 106], [u8; 102]) {
     (sent, received)
 }
 
+fn request(path: &str) -> String {
+    // As a browser asks for it: 14 headers.
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nOrigin: http://a\r\n\
+         User-Agent: one\r\nAccept: */*\r\nAccept-Language: en\r\nAccept-Encoding: gzip\r\nPragma: no-cache\r\n\
+         Cache-Control: no-cache\r\nCookie: a=b\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    )
+}
+
 fn connect(address: SocketAddr, path: &str) -> TcpStream {
+    shake_hands(address, &request(path))
+}
+
+/// A connection past its handshake, without an allocation on this side.
+fn shake_hands(address: SocketAddr, request: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
     stream.set_nodelay(true).expect("a socket");
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    );
     stream.write_all(request.as_bytes()).expect("it reads");
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("a 101");
-        head.push(byte[0]);
+    let mut head = [0; 256];
+    let mut len = 0;
+    while !head[..len].ends_with(b"\r\n\r\n") {
+        len += stream.read(&mut head[len..]).expect("a 101");
     }
     assert!(head.starts_with(b"HTTP/1.1 101"));
     stream
+}
+
+/// Allocations while [`CONNECTIONS`] connect one after the other, each gone before the next, on a path where somebody is.
+fn connections(address: SocketAddr, path: &str) -> u64 {
+    let _one = connect(address, path);
+    let request = request(path);
+    let mut before = 0;
+    for number in 0..CONNECTIONS + 100 {
+        if number == 100 {
+            before = ALLOCATIONS.load(Ordering::Relaxed);
+        }
+        drop(shake_hands(address, &request));
+    }
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+/// Messages of 16 KiB to as many members: shared as they are, each is one allocation. `publish` makes the messages.
+fn large(room: &mut [TcpStream], mut publish: impl FnMut(&mut TcpStream)) -> u64 {
+    let mut got = vec![0; LARGE + 4];
+    let mut before = 0;
+    for number in 0..MESSAGES + 100 {
+        if number == 100 {
+            before = ALLOCATIONS.load(Ordering::Relaxed);
+        }
+        publish(&mut room[0]);
+        for stream in &mut *room {
+            stream.read_exact(&mut got).expect("it answers");
+            assert!(got[0] == 0x81 && got[LARGE + 3] == b'x');
+        }
+    }
+    ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 
 /// Sends messages on the first stream, one after the other, and waits for each on every stream; gives the allocations
@@ -90,7 +136,7 @@ fn exchange(streams: &mut [TcpStream]) -> u64 {
 }
 
 #[test]
-fn an_echo_costs_none_and_a_broadcast_one_for_all_its_receivers() {
+fn an_echo_and_a_connection_cost_none_and_a_broadcast_one_for_all_its_receivers() {
     let server = Server::builder()
         .listen("127.0.0.1:0")
         .threads(1)
@@ -105,5 +151,24 @@ fn an_echo_costs_none_and_a_broadcast_one_for_all_its_receivers() {
 
     let mut room: Vec<TcpStream> = (0..20).map(|_| connect(address, "/room")).collect();
     assert_eq!(exchange(&mut room), MESSAGES, "for {MESSAGES} broadcasts to {} members", room.len());
+
+    let text = "x".repeat(LARGE);
+    let mut frame = vec![0x81, 0x80 | 126, (LARGE >> 8) as u8, LARGE as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(text.as_bytes());
+    let count = large(&mut one, |stream| stream.write_all(&frame).expect("it reads"));
+    assert_eq!(count, 0, "for {MESSAGES} large echoes");
+    let count = large(&mut room, |stream| stream.write_all(&frame).expect("it reads"));
+    assert_eq!(count, MESSAGES, "for {MESSAGES} large broadcasts");
+
+    // From outside: the encoded bytes, the frame, the topic's name, and nothing for each member.
+    let remote = server.remote();
+    let count = large(&mut room, |_| remote.publish("/room", text.as_str()));
+    assert_eq!(count, 3 * MESSAGES, "for {MESSAGES} large messages from outside");
+
+    let count = connections(address, "/echo");
+    assert!(
+        count * 10 <= CONNECTIONS,
+        "{count} allocations for {CONNECTIONS} connections: the tables' growth at most"
+    );
     server.shutdown().expect("it stops");
 }

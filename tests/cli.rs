@@ -5,12 +5,13 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::program::{Program, run, wsd};
-use common::{Client, FIN, PATIENCE, SHUTDOWN_PROMISE, TEXT, header, request, text};
+use common::{Client, FIN, PATIENCE, SHUTDOWN_PROMISE, TEXT, header, ping, request, text};
 use rustix::process::Signal;
 
 /// Expects the end of a program that could not do what it was asked: the exit code, nothing on stdout, and one
@@ -157,7 +158,7 @@ fn an_address_of_somebody_else_is_one_line_that_names_it() {
 
 #[test]
 fn signals_end_it_in_good_order() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::INT, Signal::QUIT] {
         let program = Program::serve(&["--threads", "2"]);
         let mut clients: Vec<Client> = (0..10).map(|_| program.open("/sink")).collect();
         let start = Instant::now();
@@ -177,9 +178,107 @@ fn a_signal_ends_it_in_time_even_if_peers_never_answer() {
     let _mute = program.open("/sink");
     let _half_open = program.connect();
     let start = Instant::now();
-    program.signal(Signal::TERM);
+    program.signal(Signal::INT);
     assert_eq!(program.wait().code(), Some(0));
     assert!(start.elapsed() < SHUTDOWN_PROMISE, "{:?}", start.elapsed());
+}
+
+#[test]
+fn sigterm_lets_clients_go_and_a_second_one_does_not_wait() {
+    let flags = ["--threads", "2", "--drain-grace", "0", "--drain-spread", "200ms", "--drain-timeout", "60s"];
+    let program = Program::serve(&[&flags[..], &["--drain-retry", "10s"]].concat());
+    let mut clients: Vec<Client> = (0..10).map(|_| program.open("/sink")).collect();
+    program.signal(Signal::TERM);
+    for client in &mut clients {
+        let reason = client.assert_lets_go_with(1012);
+        let hint = reason.strip_prefix("server is restarting, retry=").expect("a hint");
+        assert!((5_000..=15_000).contains(&hint.parse::<u64>().expect("milliseconds")), "{hint}");
+    }
+    let output = program.output();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]));
+
+    for second in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let patient = ["--threads", "2", "--drain-grace", "1h", "--drain-timeout", "2h"];
+        let program = Program::serve(&patient);
+        let mut client = program.open("/sink");
+        program.signal(Signal::TERM);
+        let start = Instant::now();
+        let readyz = || {
+            let mut balancer = program.connect();
+            balancer.send("GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n");
+            balancer.read_head().starts_with("HTTP/1.1 503 ")
+        };
+        while !readyz() {
+            assert!(start.elapsed() < PATIENCE, "it does not drain");
+        }
+        let start = Instant::now();
+        program.signal(second);
+        client.assert_closes_with(1001);
+        assert_eq!(program.output().status.code(), Some(0), "{second:?}");
+        assert!(start.elapsed() < SHUTDOWN_PROMISE, "{:?}", start.elapsed());
+    }
+    let refused = run(wsd(&["--drain-grace", "30s", "--drain-spread", "60s", "--drain-timeout", "89s"]));
+    assert_one_line(&refused, 2, &["--drain-timeout", "--drain-grace", "--drain-spread", "see wsd --help"]);
+}
+
+#[test]
+fn health_asks_a_server() {
+    let program = Program::serve(&["--threads", "1"]);
+    let address = program.addresses()[0].to_string();
+    let ask = |arguments: &[&str]| run(wsd(&[&["health"], arguments].concat()));
+    for url in [format!("http://{address}"), format!("http://{address}/readyz")] {
+        let output = ask(&[&url]);
+        assert_eq!((output.status.code(), output.stdout, output.stderr), (Some(0), vec![], vec![]), "{url}");
+    }
+    // As the server itself is told where to listen; flags and settings for a server do not matter to it.
+    let mut command = wsd(&["health"]);
+    command.env("WSD_LISTEN", address.replace("127.0.0.1", "0.0.0.0")).env("WSD_THREADS", "4");
+    assert_eq!(run(command).status.code(), Some(0));
+
+    let url = format!("http://{address}/nowhere");
+    assert_one_line(&ask(&[&url]), 1, &[&url, "404"]);
+    assert_one_line(&ask(&["https://localhost"]), 1, &["http://"]);
+    assert_one_line(&ask(&[&url, "--timeout", "soon"]), 2, &["--timeout"]);
+    program.signal(Signal::STOP);
+    let start = Instant::now();
+    assert_one_line(&ask(&[&url, "--timeout", "300ms"]), 1, &[&url, "timed out"]);
+    assert!(start.elapsed() < PATIENCE);
+    drop(program);
+    assert_one_line(&ask(&[&url]), 1, &[&url, "refused"]);
+}
+
+/// Gives `input` to a program, if the machine has it; what it wrote to stderr.
+fn pipe(program: &str, arguments: &[&str], input: &[u8]) -> Option<(bool, String)> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().ok()?;
+    child.stdin.take().expect("piped").write_all(input).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    Some((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+#[test]
+fn completions_and_the_manual_page_know_every_flag() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(wsd(&["completions", shell]));
+        let script = String::from_utf8_lossy(&output.stdout);
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+        for word in ["max-message", "drain-spread", "health"] {
+            assert!(script.contains(word), "no `{word}` for {shell}");
+        }
+        if let Some((sound, errors)) = pipe(shell, &["-n"], &output.stdout) {
+            assert!(sound && errors.is_empty(), "{shell}: {errors}");
+        }
+    }
+    let output = run(wsd(&["man"]));
+    let page = String::from_utf8_lossy(&output.stdout).replace("\\-", "-");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    for word in [".TH wsd 1", "--max-message", "--drain-spread", "WSD_THREADS", "SIGTERM", "health"] {
+        assert!(page.contains(word), "no `{word}` in the page");
+    }
+    if let Some((sound, errors)) = pipe("groff", &["-man", "-ww", "-Tutf8"], &output.stdout) {
+        assert!(sound && errors.is_empty(), "{errors}");
+    }
 }
 
 #[test]
@@ -204,9 +303,14 @@ fn every_path_has_its_app() {
     sink.send(text("x"));
     [echo, chat, one, two, room, sink].into_iter().for_each(Client::close);
 
-    for (path, status) in
-        [("/", 200), ("/healthz", 200), ("/nowhere", 404), ("/rooms/", 404), ("/echo/", 404)]
-    {
+    for (path, status) in [
+        ("/", 200),
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/nowhere", 404),
+        ("/rooms/", 404),
+        ("/echo/", 404),
+    ] {
         let mut client = program.connect();
         client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
         client.assert_status(status);
@@ -250,7 +354,7 @@ fn the_log_is_quiet_unless_asked_for() {
         let mut refused = program.connect();
         refused.send("nonsense");
         refused.assert_status(400);
-        program.signal(Signal::TERM);
+        program.signal(Signal::INT);
         let stderr = String::from_utf8(program.output().stderr).expect("UTF-8");
         for word in ["open", "closed", "refused"] {
             assert_eq!(stderr.contains(word), told, "{word}: {stderr}");
@@ -307,5 +411,61 @@ fn running_out_of_descriptors_is_survived() {
             break;
         }
         assert!(start.elapsed() < PATIENCE, "no room although some have left");
+    }
+}
+
+#[test]
+fn policies_that_are_none_and_notices_of_nothing_are_one_line() {
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["--slow-policy", "wait"], &["--slow-policy", "drop-oldest"]),
+        (&["--gap-notice", "gap"], &["--gap-notice", "--slow-policy"]),
+        (&["--gap-notice", "gap", "--slow-policy", "close"], &["--gap-notice", "--slow-policy"]),
+        (&["--queue-total", "half"], &["--queue-total"]),
+        (&["--queue-total", "101%"], &["--queue-total", "100%"]),
+    ];
+    for (args, words) in cases {
+        assert_one_line(&run(wsd(args)), 2, words);
+    }
+}
+
+#[test]
+fn a_policy_is_for_the_paths_of_the_app() {
+    const SENT: usize = 4096;
+    let args = [
+        "--app",
+        "broadcast",
+        "--skip-sender",
+        "--path",
+        "/live",
+        "--slow-policy",
+        "latest",
+        "--gap-notice",
+        "gap",
+    ];
+    let program = Program::serve(&[&["--threads", "1"], &args[..]].concat());
+    for path in ["/", "/live"] {
+        let mut slow = Client::open_small(program.addresses()[0], path);
+        let mut sender = program.open("/");
+        for number in 0..SENT {
+            sender.send(text(format!("{number:01024}")));
+        }
+        // All of it has been read, and its turn is over when the next one has an answer.
+        for payload in [b"1", b"2"] {
+            sender.send(ping(payload));
+            sender.assert_pong(payload);
+        }
+        slow.widen();
+        let mut notices = 0;
+        loop {
+            let got = String::from_utf8(slow.read_frame().payload).expect("text");
+            match got.as_str() {
+                "gap" => notices += 1,
+                number if number.parse() == Ok(SENT - 1) => break,
+                _ => {}
+            }
+        }
+        assert!(notices > 0, "{SENT} KiB fit nowhere");
+        slow.close();
+        sender.close();
     }
 }

@@ -397,12 +397,13 @@ fn security_md_names_tests_that_exist() {
                 std::fs::read_to_string(root.join(file)).unwrap_or_else(|_| panic!("no file {file}"));
             assert!(source.contains(&format!("fn {name}(")), "{file} has no test {name}");
         }
-        if class.starts_with(['H', 'F']) && class[1..].parse::<u8>().is_ok() {
+        if class.starts_with(['H', 'F', 'R']) && class[1..].parse::<u8>().is_ok() {
             assert!(!tests.is_empty() || row.contains("not applicable"), "no test for {class}");
             classes.insert(class.to_owned());
         }
     }
     let wanted =
         (1..=8).map(|number| format!("H{number}")).chain((1..=10).map(|number| format!("F{number}")));
+    let wanted = wanted.chain([1, 16].map(|number| format!("R{number}")));
     assert_eq!(classes, wanted.collect());
 }

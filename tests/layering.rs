@@ -10,8 +10,9 @@ use std::path::Path as FilePath;
 use source::{Token, functions, lines_without_tests, paths, tokens};
 
 /// From top to bottom. A module imports only what stands below it; those of the last line import nothing.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["server"],
+    &["admin"],
     &["apps"],
     &["net"],
     &["http"],
@@ -20,17 +21,18 @@ const LAYERS: [&[&str]; 10] = [
     &["conn"],
     &["hub"],
     &["proto"],
-    &["id", "config", "metrics"],
+    &["id", "config", "metrics", "state"],
 ];
 
 /// The binary, and the root that names every layer.
 const NO_LAYER: [&str; 3] = ["lib", "main", "cli"];
 
 /// What belongs to the shell: a path that begins with, or contains, these segments, and the files it may be in.
-const SHELL: [&str; 2] = ["src/net/", "src/server.rs"];
+const LOOP: [&str; 2] = ["src/net/", "src/server"];
+const SHELL: [&str; 3] = ["src/net/", "src/server", "src/admin/"];
 const PLACES: [(&[&str], &[&str]); 7] = [
-    (&["mio"], &SHELL),
-    (&["socket2"], &SHELL),
+    (&["mio"], &LOOP),
+    (&["socket2"], &LOOP),
     (&["std", "net"], &SHELL),
     (&["thread"], &SHELL),
     (&["Instant", "now"], &SHELL),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::assert_balanced;
 use common::{CLOSE, Client, FIN, PING, Running, TEXT, binary, calm, close, frame, pong, request, text};
 use wsd::apps::{Broadcast, Echo};
-use wsd::{App, Close, CloseCode, Config, Context, Limits, Message, Server};
+use wsd::{Admission, App, Close, CloseCode, Config, Context, Limits, Message, Request, Server};
 
 /// Pings soon, and gives up soon.
 fn hasty() -> Limits {
@@ -86,6 +86,13 @@ impl Witness {
 }
 
 impl App for Witness {
+    fn on_request(&mut self, request: &Request<'_>) -> Admission {
+        if request.path() == "/panic-on-request" {
+            panic!("told to, on request");
+        }
+        Admission::accept()
+    }
+
     fn on_open(&mut self, cx: &mut Context<'_>) {
         self.note(cx, |(opens, _)| *opens += 1);
         cx.subscribe("all");
@@ -292,11 +299,19 @@ fn a_panic_costs_its_own_connection_and_no_other() {
     let mut in_open = server.open("/panic");
     in_open.assert_closes_with(1011);
     server.open("/panic-on-close").close();
+    // Nothing is open yet, so the answer is HTTP's.
+    let mut in_request = server.connect();
+    in_request.send(request("/panic-on-request"));
+    in_request.assert_status(500);
+    // Those who were in the topic with them hear of nothing, and can be heard.
+    server.remote().publish("all", "still all here");
+    other.assert_text("still all here");
     other.send(text("still here"));
     other.assert_text("still here");
     other.close();
     let metrics = server.finish();
-    assert_eq!((metrics.app_panics, metrics.closed_by_server, metrics.closed_by_peer), (3, 2, 2));
+    assert_eq!((metrics.app_panics, metrics.closed_by_server, metrics.closed_by_peer), (4, 2, 2));
+    assert_eq!((metrics.handshakes_rejected, metrics.opened), (1, 4));
     assert_eq!(metrics.published, 0, "the orders of a callback that panics are not carried out");
     assert_eq!(codes(&seen), [1000, 1000, 1011, 1011]);
 }

@@ -19,8 +19,16 @@ use wsd::{App, Context, Deflate, Limits, Message, Server};
 
 /// Each flag of `--print-limits`, and the tests that hold what it says.
 #[rustfmt::skip]
-const HELD_BY: [(&str, &str); 35] = [
+const HELD_BY: [(&str, &str); 64] = [
     ("--max-conns", "tests/lifecycle.rs::the_ceiling_holds_at_the_limit_and_one_more"),
+    ("--max-conns-per-ip", "tests/admission.rs::an_address_may_hold_so_many_connections_and_not_one_more"),
+    ("--max-conns-per-ip", "src/net/addresses.rs::an_ipv6_network_of_64_bits_is_one_client"),
+    ("--accept-rate", "src/net/pace.rs::a_second_s_worth_at_once_and_then_the_rate"),
+    ("--accept-rate", "tests/admission.rs::connections_over_the_rate_wait_and_are_not_refused"),
+    ("--message-rate", "src/net/quotas.rs::a_second_of_messages_at_once_and_then_the_rate"),
+    ("--message-rate", "tests/admission.rs::so_many_messages_a_second_and_not_one_more"),
+    ("--max-age", "src/net/quotas.rs::connections_that_began_together_do_not_end_together"),
+    ("--max-age", "tests/admission.rs::a_connection_ends_at_its_age_and_may_come_back_at_once"),
     ("--backlog", "tests/limits.rs::as_many_wait_to_be_accepted_as_the_backlog_says"),
     ("--max-message", "tests/frames.rs::f2_a_message_over_the_limit_is_refused_at_its_header"),
     ("--max-message", "tests/frames.rs::f2_the_default_limit_is_a_mebibyte"),
@@ -46,6 +54,16 @@ const HELD_BY: [(&str, &str); 35] = [
     ("--close-timeout", "tests/frames.rs::f10_a_close_that_is_never_answered"),
     ("--queue-hard", "src/conn/tests.rs::a_frame_is_always_taken_into_an_empty_queue_and_the_limit_holds_at_the_byte"),
     ("--queue-hard", "tests/fanout.rs::a_slow_reader_is_closed_and_the_others_lose_nothing"),
+    ("--queue-hard", "src/conn/tests.rs::drop_newest_takes_what_fits_and_says_once_what_is_missing"),
+    ("--queue-hard", "src/conn/tests.rs::drop_oldest_makes_room_and_says_once_what_is_missing"),
+    ("--queue-soft", "src/conn/tests.rs::below_the_soft_limit_the_time_begins_anew_and_zero_is_none"),
+    ("--queue-soft", "tests/slow.rs::a_reader_over_the_soft_limit_is_closed_although_it_reads"),
+    ("--queue-soft-time", "src/conn/tests.rs::over_the_soft_limit_a_connection_has_so_long_and_no_longer"),
+    ("--queue-soft-time", "src/conn/tests.rs::where_messages_are_dropped_the_soft_limit_becomes_a_hard_one"),
+    ("--queue-total", "src/net/worker/budget.rs::the_limits_hold_at_the_byte"),
+    ("--queue-total", "src/server/memory.rs::the_smallest_limit_of_all_groups_above_holds"),
+    ("--queue-total", "tests/slow.rs::at_80_percent_of_the_memory_the_slowest_are_shed"),
+    ("--queue-total", "tests/slow.rs::at_95_percent_of_the_memory_nobody_else_is_let_in"),
     ("--progress-timeout", "src/conn/tests.rs::a_queue_that_makes_no_progress_is_cut_and_one_that_does_is_not"),
     ("--progress-timeout", "tests/fanout.rs::a_reader_without_progress_is_closed"),
     ("--deflate", "tests/limits.rs::compression_is_for_those_who_offer_it_where_it_is_on"),
@@ -55,6 +73,17 @@ const HELD_BY: [(&str, &str); 35] = [
     ("--deflate-window", "tests/limits.rs::the_window_is_the_smaller_of_what_is_offered_and_the_limit"),
     ("--deflate-window", "tests/limits.rs::what_no_limit_can_be_is_refused"),
     ("--deflate-takeover", "tests/limits.rs::compression_is_for_those_who_offer_it_where_it_is_on"),
+    ("--drain-grace", "src/net/drain.rs::everyone_is_told_once_in_order_and_evenly"),
+    ("--drain-grace", "tests/drain.rs::after_the_grace_nobody_is_accepted"),
+    ("--drain-grace", "tests/drain.rs::the_grace_is_kept_even_if_nobody_is_there"),
+    ("--drain-spread", "src/net/drain.rs::everyone_is_told_once_in_order_and_evenly"),
+    ("--drain-spread", "tests/drain.rs::a_thousand_clients_are_let_go_with_a_hint_and_lose_nothing"),
+    ("--drain-timeout", "src/net/drain.rs::a_late_turn_makes_up_for_what_was_missed"),
+    ("--drain-timeout", "tests/drain.rs::the_timeout_ends_it_whoever_is_left"),
+    ("--drain-timeout", "tests/drain.rs::settings_that_cannot_be_kept_are_refused"),
+    ("--drain-code", "tests/drain.rs::the_code_is_a_setting_and_the_state_can_be_asked_for"),
+    ("--drain-code", "tests/limits.rs::what_no_limit_can_be_is_refused"),
+    ("--drain-retry", "src/net/drain.rs::hints_are_within_bounds_and_differ"),
 ];
 
 #[test]
@@ -78,10 +107,19 @@ fn what_no_limit_can_be_is_refused() {
         ("--deflate-window", ["9", "15"], ["8", "16"]),
         ("--deflate-takeover", ["on", "off"], ["", "yes"]),
         ("--control-rate", ["0", "1000"], ["-1", "1001"]),
+        ("--message-rate", ["0", "1000000"], ["-1", "1000001"]),
+        ("--accept-rate", ["0", "1000000"], ["-1", "1000001"]),
+        ("--max-conns-per-ip", ["0", "4294967295"], ["-1", "4294967296"]),
+        ("--max-age", ["0", "168h"], ["1", "169h"]),
         ("--max-headers", ["1", "128"], ["0", "129"]),
         ("--max-fragments", ["1", "4294967295"], ["0", "4294967296"]),
         ("--max-conns", ["1", "4294967295"], ["0", "4294967296"]),
         ("--backlog", ["1", "65535"], ["0", "65536"]),
+        ("--drain-code", ["1000", "4999"], ["1004", "5000"]),
+        ("--queue-soft", ["0", "1GiB"], ["-1", "2GiB"]),
+        ("--queue-soft-time", ["1ms", "168h"], ["0", "169h"]),
+        ("--queue-total", ["1%", "100%"], ["0%", "101%"]),
+        ("--queue-total", ["0", "64GiB"], ["-1", "99999999999GiB"]),
     ] {
         for value in taken {
             let output = run(wsd(&["--print-limits", flag, value]));

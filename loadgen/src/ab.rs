@@ -4,7 +4,7 @@
 //! pairs is fixed beforehand, because looking until the result pleases finds something in any noise.
 
 use std::fs;
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -184,6 +184,8 @@ fn one_run(session: &Session, pair: u32, side: usize, interrupted: &AtomicBool) 
         Launched::start(&session.commands[side], IpAddr::V4(Ipv4Addr::LOCALHOST)).map_err(Failure::Broken)?;
     let name = format!("{:02}-{}", pair + 1, ["a", "b"][side]);
     let mut config = session.config.clone();
+    // A log gets a line for each pair, which is enough.
+    config.progress &= std::io::stderr().is_terminal();
     config.target.set_address(server.address());
     config.server_pid = Some(server.pid());
     // The same schedule for both, another one for each pair.

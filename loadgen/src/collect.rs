@@ -138,6 +138,9 @@ impl Collector {
         if let Some(measured) = &interval.slice.measured {
             self.total.measured.get_or_insert_default().merge(measured);
         }
+        if let Some(times) = &interval.slice.connects.measured {
+            self.total.connects.measured.get_or_insert_default().merge(times);
+        }
         if let Some(spans) = &interval.measured_spans {
             self.spans.merge(spans);
         }
@@ -149,15 +152,16 @@ impl Collector {
 mod tests {
     use super::*;
     use crate::payload::Stamp;
+    use crate::recorder::Recording;
 
     const TIMELINE: Timeline =
         Timeline { start_ns: 0, measure_ns: SECOND_NS, end_ns: 3 * SECOND_NS, drain_ns: 4 * SECOND_NS };
 
     fn slice(intended_ns: u64, latency_ns: u64) -> Slice {
-        let mut slice = Slice::default();
+        let mut recording = Recording::default();
         let stamp = Stamp { sender: 0, sequence: 0, intended_ns, sent_ns: intended_ns };
-        slice.received(&TIMELINE, &stamp, intended_ns + latency_ns);
-        slice
+        recording.received(&TIMELINE, &stamp, intended_ns + latency_ns);
+        recording.take()
     }
 
     fn part(sequence: u32, last_ns: u64, count: u32) -> Part {

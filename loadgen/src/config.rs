@@ -1,13 +1,20 @@
 //! What the command line means: defaults by mode, and what does not go together.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backoff::Reconnect;
 use crate::cli::{Mode, RunArgs};
 use crate::cohort::Cohorts;
+use crate::connects::ConnectPace;
+use crate::lives::Lifetime;
+use crate::payload::Format;
 use crate::payload::compact::SENDERS_MAX;
-use crate::payload::{Format, Sizes};
 use crate::schedule::Arrival;
+use crate::sizes::Sizes;
+use crate::sources::SourceIps;
+use crate::stages::{STAGES_MAX, Stage};
 use crate::target::Target;
 use crate::threshold::Threshold;
 
@@ -15,6 +22,8 @@ use crate::threshold::Threshold;
 const STREAMS_MAX: u64 = 1 << 28;
 /// The largest message, which the receiving side is told to take.
 const SIZE_MAX: u32 = 16 << 20;
+/// How long connections live that come and go, where the user does not say.
+const LIFETIME: &str = "5s";
 /// Senders of a broadcast where the user does not say.
 const SENDERS: u32 = 4;
 
@@ -48,12 +57,18 @@ pub struct Config {
     pub conns: u32,
     /// How messages are paced.
     pub load: Load,
+    /// Its steps, where it has any; `load` is then their mean, and `duration` their sum.
+    pub stages: Arc<[Stage]>,
     /// Senders of a broadcast; in echo, all are.
     pub senders: u32,
+    /// Whether the server leaves the sender of a message out of its receivers.
+    pub skip_sender: bool,
     /// Who reads how.
     pub cohorts: Cohorts,
     /// Bytes per message.
     pub sizes: Sizes,
+    /// The addresses to connect from.
+    pub source_ips: SourceIps,
     /// How the times of messages are spread.
     pub arrival: Arrival,
     /// Further headers of the handshake.
@@ -68,8 +83,14 @@ pub struct Config {
     pub subprotocols: Vec<String>,
     /// Text or binary.
     pub format: Format,
-    /// Connections opened per second, where that is limited.
-    pub connect_rate: Option<f64>,
+    /// How fast connections are opened.
+    pub connect_pace: ConnectPace,
+    /// How long a server may take to answer a handshake.
+    pub connect_timeout: Duration,
+    /// How long connections live, where they come and go.
+    pub lifetime: Option<Lifetime>,
+    /// Who comes back by itself.
+    pub reconnect: Reconnect,
     /// What all randomness follows from.
     pub seed: u64,
     /// The measurement.
@@ -158,8 +179,11 @@ impl Config {
                 Format::Binary.bytes_min()
             ));
         }
-        let load = load(&args)?;
-        if args.duration.is_zero() {
+        let load = load(&args, senders)?;
+        skip_sender(&args, load, &cohorts)?;
+        let (connect_pace, lifetime) = (connect_pace(&args)?, lifetime(&args)?);
+        let duration = stages(&args)?.unwrap_or(args.duration);
+        if duration.is_zero() {
             return Err("--duration: give a time above 0, such as 10s".to_owned());
         }
         if let Some(pid) = args.server_pid
@@ -184,9 +208,12 @@ impl Config {
             mode: args.mode,
             conns: args.conns,
             load,
+            stages: args.stage.into(),
             senders,
+            skip_sender: args.skip_sender,
             cohorts,
             sizes: args.size,
+            source_ips: args.source_ip,
             arrival: args.arrival,
             headers: args.header,
             origin: args.origin,
@@ -194,9 +221,12 @@ impl Config {
             raw: args.raw,
             subprotocols: args.subprotocol,
             format,
-            connect_rate: args.connect_rate,
+            connect_pace,
+            connect_timeout: args.connect_timeout,
+            lifetime,
+            reconnect: args.reconnect,
             seed: args.seed.unwrap_or(fresh_seed),
-            duration: args.duration,
+            duration,
             warmup: args.warmup,
             settle: args.settle,
             drain: args.drain,
@@ -212,6 +242,14 @@ impl Config {
             csv: args.csv,
             progress: !args.no_progress,
         })
+    }
+
+    /// How many connections are to receive each message, when so many are there.
+    pub const fn audience(&self, receivers: u64) -> u64 {
+        match self.mode {
+            Mode::Broadcast => receivers.saturating_sub(self.skip_sender as u64),
+            _ => 1,
+        }
     }
 
     /// The whole URL, path included.
@@ -237,15 +275,101 @@ fn cohorts(args: &RunArgs) -> Result<Cohorts, String> {
     Ok(Cohorts { conns: args.conns, slow, slow_bytes_per_second, never })
 }
 
-fn load(args: &RunArgs) -> Result<Load, String> {
-    match (args.mode, args.rate, args.closed_loop) {
-        (Mode::Idle, None, None) => Ok(Load::None),
-        (Mode::Idle, Some(_), _) => Err("--rate: --mode idle sends nothing; leave it out".to_owned()),
-        (Mode::Idle, _, Some(_)) => Err("--closed-loop: --mode idle sends nothing; leave it out".to_owned()),
-        (_, _, Some(in_flight)) => Ok(Load::Closed { in_flight }),
-        (Mode::Echo, rate, _) => Ok(Load::Open { rate: rate.unwrap_or(1_000.0) }),
-        (Mode::Broadcast, rate, _) => Ok(Load::Open { rate: rate.unwrap_or(1.0) }),
+fn connect_pace(args: &RunArgs) -> Result<ConnectPace, String> {
+    let per_second = match args.ramp {
+        Some(ramp) if ramp.is_zero() => return Err("--ramp: give a time above 0, or --storm".to_owned()),
+        Some(ramp) => Some(f64::from(args.conns) / ramp.as_secs_f64()),
+        None => args.connect_rate,
+    };
+    if args.connect_timeout.is_zero() {
+        return Err("--connect-timeout: give a time above 0, such as 10s".to_owned());
     }
+    Ok(match per_second {
+        Some(rate) => ConnectPace::Rate(rate),
+        None if args.storm => ConnectPace::Storm,
+        None => ConnectPace::Gentle,
+    })
+}
+
+fn lifetime(args: &RunArgs) -> Result<Option<Lifetime>, String> {
+    match (args.mode, &args.lifetime) {
+        (Mode::Churn, Some(lifetime)) => Ok(Some(lifetime.clone())),
+        (Mode::Churn, None) => Lifetime::parse(LIFETIME).map(Some),
+        (_, None) => Ok(None),
+        (mode, Some(_)) => {
+            Err(format!("--lifetime: only with --mode churn; connections of {} stay", mode.name()))
+        }
+    }
+}
+
+/// How long the stages take together; `None` where there are none.
+fn stages(args: &RunArgs) -> Result<Option<Duration>, String> {
+    if args.stage.is_empty() {
+        return Ok(None);
+    }
+    if args.stage.len() > STAGES_MAX {
+        return Err(format!("--stage: {} stages, of at most {STAGES_MAX}", args.stage.len()));
+    }
+    if let Some(stage) = args.stage.iter().find(|stage| stage.time.is_zero()) {
+        return Err(format!("--stage {stage}: give a time above 0, such as 30s:10k"));
+    }
+    if args.stage.iter().all(|stage| stage.rate <= 0.0) {
+        return Err("--stage: all are pauses; give one a rate above 0".to_owned());
+    }
+    Ok(Some(Stage::time_of_all(&args.stage)))
+}
+
+fn skip_sender(args: &RunArgs, load: Load, cohorts: &Cohorts) -> Result<(), String> {
+    if !args.skip_sender {
+        return Ok(());
+    }
+    if args.mode != Mode::Broadcast {
+        return Err(
+            "--skip-sender: only with --mode broadcast; in an echo the sender is the receiver".to_owned()
+        );
+    }
+    if matches!(load, Load::Closed { .. }) {
+        return Err(
+            "--skip-sender: --closed-loop waits for what comes back to the sender; give --rate".to_owned()
+        );
+    }
+    if args.conns - cohorts.lazy() < 2 {
+        return Err("--skip-sender: nobody is left to receive; give --conns 2 or more".to_owned());
+    }
+    Ok(())
+}
+
+fn load(args: &RunArgs, senders: u32) -> Result<Load, String> {
+    let per_conn = args.rate_per_conn.map(|rate| rate * f64::from(senders));
+    if let Mode::Idle | Mode::Connect = args.mode {
+        let flags = [
+            ("--rate", args.rate.is_some()),
+            ("--rate-per-conn", per_conn.is_some()),
+            ("--closed-loop", args.closed_loop.is_some()),
+            ("--stage", !args.stage.is_empty()),
+        ];
+        return match flags.iter().find(|(_, given)| *given) {
+            Some((flag, _)) if args.mode == Mode::Connect => {
+                Err(format!("{flag}: --mode connect sends nothing; its rate is --connect-rate"))
+            }
+            Some((flag, _)) => Err(format!("{flag}: --mode idle sends nothing; leave it out")),
+            None => Ok(Load::None),
+        };
+    }
+    if args.mode == Mode::Churn && args.closed_loop.is_some() {
+        return Err(
+            "--closed-loop: connections of --mode churn do not wait for answers; give --rate".to_owned()
+        );
+    }
+    if args.mode == Mode::Churn && args.rate.or(per_conn).is_none() && args.stage.is_empty() {
+        return Ok(Load::None);
+    }
+    let default = if args.mode == Mode::Echo { 1_000.0 } else { 1.0 };
+    Ok(match args.closed_loop {
+        Some(in_flight) => Load::Closed { in_flight },
+        None if !args.stage.is_empty() => Load::Open { rate: Stage::rate_of_all(&args.stage) },
+        None => Load::Open { rate: args.rate.or(per_conn).unwrap_or(default) },
+    })
 }
 
 #[cfg(test)]
@@ -272,7 +396,29 @@ mod tests {
         assert_eq!(config("--mode broadcast -c 2").expect("sound").senders, 2);
         let idle = config("ws://h/x --mode idle --seed 7").expect("sound");
         assert_eq!((idle.path.as_str(), idle.load, idle.seed), ("/x", Load::None, 7));
+        assert_eq!(config("-c 50 -r 0.5").expect("sound").load, Load::Open { rate: 25.0 });
+        let three = config("--mode broadcast -c 50 --senders 3 -r 2").expect("sound");
+        assert_eq!(three.load, Load::Open { rate: 6.0 }, "each sender");
+        let stages = config("--stage 1s:4 --stage 3s:8").expect("sound");
+        assert_eq!((stages.load, stages.duration.as_secs()), (Load::Open { rate: 7.0 }, 4));
+        assert_eq!(config(&"--stage 1s:1 ".repeat(64)).expect("sound").stages.len(), 64);
+        assert!(config(&"--stage 1s:1 ".repeat(65)).expect_err("too many").contains("at most 64"));
         assert_eq!(config("--closed-loop 3").expect("sound").load, Load::Closed { in_flight: 3 });
+    }
+
+    #[test]
+    fn connections_come_at_a_pace_and_may_go() {
+        assert_eq!(config("").expect("sound").connect_pace, ConnectPace::Gentle);
+        assert_eq!(config("-c 500 --ramp 2s").expect("sound").connect_pace, ConnectPace::Rate(250.0));
+        assert_eq!(config("--connect-rate 5k").expect("sound").connect_pace, ConnectPace::Rate(5e3));
+        let storm = config("--mode connect --storm").expect("sound");
+        assert_eq!((storm.connect_pace, storm.load, &*storm.path), (ConnectPace::Storm, Load::None, "/echo"));
+        let churn = config("--mode churn").expect("sound");
+        assert_eq!((churn.lifetime.map(|it| it.mean().as_secs()), churn.load), (Some(5), Load::None));
+        let echo = config("--mode churn --lifetime 1s..2s -c 10 -r 3").expect("sound");
+        assert_eq!(echo.load, Load::Open { rate: 30.0 });
+        let back = config("--reconnect backoff:50ms..1s").expect("sound").reconnect;
+        assert_eq!(back.to_string(), "backoff:50ms..1s");
     }
 
     #[test]
@@ -293,6 +439,7 @@ mod tests {
         for (line, flag) in [
             ("--mode idle --rate 5", "--rate"),
             ("--mode idle --closed-loop 5", "--closed-loop"),
+            ("--mode idle -r 5", "--rate-per-conn"),
             ("--senders 2", "--senders"),
             ("--mode broadcast -c 3 --senders 4", "--conns"),
             ("--mode broadcast -c 50k --senders 50k", "--senders"),
@@ -303,6 +450,18 @@ mod tests {
             ("--never-read 5", "--mode broadcast"),
             ("--mode broadcast -c 5 --never-read 5", "--never-read"),
             ("--mode broadcast -c 5 --never-read 2 --senders 4", "--senders"),
+            ("--mode idle --stage 1s:5", "--stage"),
+            ("--stage 0s:5", "--stage 0s:5"),
+            ("--stage 1s:0 --stage 2s:0", "above 0"),
+            ("--mode connect --rate 5", "--connect-rate"),
+            ("--mode connect --stage 5s:5", "--stage"),
+            ("--mode churn --closed-loop 1", "--rate"),
+            ("--lifetime 5s", "--mode churn"),
+            ("--mode connect --ramp 0s", "--storm"),
+            ("--connect-timeout 0s", "--connect-timeout"),
+            ("--skip-sender", "--mode broadcast"),
+            ("--mode broadcast --skip-sender --closed-loop 1", "--rate"),
+            ("--mode broadcast --skip-sender -c 1", "--conns 2"),
             ("wss://h", "ws://"),
         ] {
             let error = config(line).expect_err(line);

@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use crate::backoff::Reconnect;
 use crate::cli::Mode;
 use crate::clock::{SECOND_NS, monotonic_ns};
 use crate::config::Config;
 use crate::crew::Crew;
+use crate::live::Look;
 use crate::net::control::{Command, Counters, Report, Start};
 use crate::outcome::Measured;
 use crate::progress::Progress;
@@ -59,10 +61,8 @@ impl<'a> Coordinator<'a> {
                     reports += 1;
                     connecting.open[dialed.thread as usize] = dialed.open;
                     connecting.lazy += dialed.lazy;
-                    connecting.upgrade.merge(&dialed.upgrade);
-                    for (reason, number) in dialed.failed {
-                        *connecting.failed.entry(reason).or_default() += number;
-                    }
+                    connecting.times.merge(&dialed.times);
+                    connecting.fates.add(&dialed.fates);
                 }
                 Some(Report::FirstFailure(reason)) => {
                     connecting.first_failure.get_or_insert(reason);
@@ -71,7 +71,7 @@ impl<'a> Coordinator<'a> {
             }
             let board = self.crew.board();
             let (open, failed) = (board.sum(|it| &it.open), board.sum(|it| &it.failed));
-            self.progress.connected(open, failed);
+            self.progress.connected(monotonic_ns(), open, failed);
             let hopeless = open == 0 && failed >= u64::from(self.config.conns.min(16));
             if self.interrupted.load(Ordering::Relaxed) || hopeless {
                 break;
@@ -79,14 +79,20 @@ impl<'a> Coordinator<'a> {
         }
         connecting.seconds = (monotonic_ns() - begin_ns) as f64 / SECOND_NS as f64;
         self.progress.finish();
-        if connecting.ok() == 0 {
-            return Err(Failure::Broken(if self.interrupted.load(Ordering::Relaxed) {
-                "interrupted while connecting: there is nothing to report".to_owned()
-            } else {
-                unreachable_line(self.config, connecting.first_failure.as_deref())
-            }));
+        // Where connecting is what is measured it has not begun.
+        if connecting.ok() == 0 && self.config.mode != Mode::Connect {
+            return Err(self.unreachable(&connecting));
         }
         Ok(connecting)
+    }
+
+    /// Why no connection could be opened.
+    pub fn unreachable(&self, connecting: &Connecting) -> Failure {
+        Failure::Broken(if self.interrupted.load(Ordering::Relaxed) {
+            "interrupted while connecting: there is nothing to report".to_owned()
+        } else {
+            unreachable_line(self.config, connecting.first_failure.as_deref())
+        })
     }
 
     /// Settles, loads, measures and drains.
@@ -102,25 +108,32 @@ impl<'a> Coordinator<'a> {
         let open = dialed.healthy();
         let senders = if self.config.mode == Mode::Broadcast { self.config.senders.min(open) } else { open };
         // Each message of a broadcast is expected at every connection.
-        let audience = if self.config.mode == Mode::Broadcast { u64::from(open) } else { 1 };
+        let audience = self.config.audience(u64::from(open));
         for (thread, slots) in deal(senders, &dialed.open, self.config.seed).into_iter().enumerate() {
             Counters::set(&self.crew.board().of(thread as u32).sending, 1);
             self.crew.tell(thread, Command::Start(Start { timeline, senders, slots }));
         }
-        let mut measured = Measured::new(timeline, self.crew.threads(), u64::from(open));
+        let mut measured = Measured::new(timeline, self.crew.threads(), audience);
         let mut ending = Ending::default();
+        // Whoever does not come back leaves a run without connections; where they come and go it goes on.
+        let modes = [Mode::Echo, Mode::Broadcast, Mode::Idle];
+        let stays = modes.contains(&self.config.mode) && self.config.reconnect == Reconnect::None;
         self.progress.running(&timeline);
         while measured.loads.len() < self.crew.threads() as usize {
             match self.receive(measured.loads.len())? {
                 Some(Report::Second { number, slice, parts }) => {
-                    if let Some(interval) = measured.collector.add(number, slice, parts)
-                        && let Some(hlog) = hlog.as_deref_mut()
-                    {
-                        hlog.interval(&interval)
-                            .map_err(|error| Failure::Broken(format!("--hlog: {error}")))?;
+                    if let Some(interval) = measured.collector.add(number, slice, parts) {
+                        self.progress.second(&interval);
+                        if let Some(hlog) = hlog.as_deref_mut() {
+                            hlog.interval(&interval)
+                                .map_err(|error| Failure::Broken(format!("--hlog: {error}")))?;
+                        }
                     }
                 }
                 Some(Report::Done(done)) => measured.done(*done),
+                Some(Report::FirstFailure(reason)) => {
+                    measured.first_failure.get_or_insert(reason);
+                }
                 _ => {}
             }
             let now_ns = monotonic_ns();
@@ -129,14 +142,24 @@ impl<'a> Coordinator<'a> {
             // In this order: what is no longer to be sent has been counted as sent.
             let sending = board.sum(|it| &it.sending) > 0;
             let (sent, arrived) = (board.sum(|it| &it.sent), board.sum(|it| &it.arrived));
-            self.progress.at(now_ns, sent, arrived);
+            self.progress.at(&Look {
+                now_ns,
+                conns: board.sum(|it| &it.open),
+                sent,
+                arrived,
+                missing: board.sum(|it| &it.missing),
+                cpu_hottest: board.max(|it| &it.busy_permille) as f64 / 1e3,
+            });
             if self.interrupted.load(Ordering::Relaxed) && !measured.interrupted {
                 measured.interrupted = true;
                 measured.cut_short(now_ns);
                 self.crew.tell_all(|| Command::Stop);
             }
-            if board.sum(|it| &it.open) == 0 && now_ns < measured.timeline.end_ns {
+            if stays && board.sum(|it| &it.open) == 0 && now_ns < measured.timeline.end_ns {
                 measured.deserted = true;
+                measured.cut_short(now_ns);
+            }
+            if self.config.mode == Mode::Connect && !sending {
                 measured.cut_short(now_ns);
             }
             if ending.is_late(now_ns, &measured.timeline) {
@@ -214,6 +237,12 @@ impl Ending {
 
 fn timeline(config: &Config, now_ns: u64) -> Timeline {
     let ns = |duration: Duration| duration.as_nanos() as u64;
+    if config.mode == Mode::Connect {
+        // It ends when every connection is open or has failed; here is when to stop waiting for that.
+        let (start_ns, patience) = (now_ns + LEAD_NS, config.connect_timeout.max(config.duration));
+        let end_ns = start_ns + ns(config.connect_pace.span(config.conns)) + ns(patience);
+        return Timeline { start_ns, measure_ns: start_ns, end_ns, drain_ns: end_ns + ns(config.drain) };
+    }
     let start_ns = now_ns + ns(config.settle) + LEAD_NS;
     let measure_ns = start_ns + ns(config.warmup);
     let end_ns = measure_ns + ns(config.duration);

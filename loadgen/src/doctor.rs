@@ -7,8 +7,9 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::clock::monotonic_ns;
-use crate::plan::{Machine, Plan, Wish};
+use crate::plan::{Machine, Plan, Wish, sources};
 use crate::report::format::{bytes, count, duration};
+use crate::sources::SourceIps;
 
 /// What both ends of an idle connection take from the machine: two kernel sockets with empty buffers and the state of
 /// both programs. An estimate on the safe side, not a measurement: the answer says "about".
@@ -72,12 +73,18 @@ pub struct Findings {
     pub load_percent: u64,
 }
 
-/// Judges the findings for `conns` connections to a server on this machine.
-pub fn checks(conns: u32, it: &Findings) -> Vec<Check> {
-    let server = ([127, 0, 0, 1], 8080).into();
-    let wish = Wish { conns, threads: None, server };
+/// Judges the findings for `conns` connections from these addresses to a server on this machine.
+pub fn checks(conns: u32, source_ips: SourceIps, it: &Findings) -> Vec<Check> {
     let connections = u64::from(conns);
-    let (level, found) = match Plan::new(&wish, &it.machine) {
+    let server = match source_ips.listed().first() {
+        // Towards the same kind of address.
+        Some(first) if first.is_ipv6() => (std::net::Ipv6Addr::LOCALHOST, 8080).into(),
+        _ => ([127, 0, 0, 1], 8080).into(),
+    };
+    let wish = Wish { conns, threads: None, leaving: 0, server, source_ips };
+    let plan = Plan::new(&wish, &it.machine);
+    let ports = ports(&wish, it);
+    let (level, found) = match plan {
         Ok(plan) => (
             Level::Ok,
             format!(
@@ -89,7 +96,6 @@ pub fn checks(conns: u32, it: &Findings) -> Vec<Check> {
         ),
         Err(problem) => (Level::Fail, problem),
     };
-    let sources = conns.div_ceil(crate::plan::CONNS_PER_SOURCE_MAX.min(it.machine.ports / 2).max(1));
     let need = connections * BYTES_PER_CONN;
     let pick = |fail: bool, warn: bool| {
         if fail {
@@ -113,15 +119,7 @@ pub fn checks(conns: u32, it: &Findings) -> Vec<Check> {
             format!("{} left in the system", count(it.files_left.min(u64::from(u32::MAX)))),
             "sysctl -w fs.file-max=2000000",
         ),
-        Check::new(
-            "ports",
-            pick(sources > 254, false),
-            format!(
-                "{} per address, {sources} source addresses on loopback",
-                count(u64::from(it.machine.ports))
-            ),
-            "sysctl -w net.ipv4.ip_local_port_range='1024 65535'",
-        ),
+        ports,
         Check::new(
             "backlog",
             pick(false, it.backlog < BACKLOG_MIN),
@@ -163,12 +161,31 @@ pub fn checks(conns: u32, it: &Findings) -> Vec<Check> {
     out
 }
 
+/// Whether the source addresses have ports enough, as the plan sees it.
+fn ports(wish: &Wish, it: &Findings) -> Check {
+    let per_address = count(u64::from(it.machine.ports));
+    let (kind, remedy) = match wish.source_ips {
+        SourceIps::Auto => ("on loopback", "sysctl -w net.ipv4.ip_local_port_range='1024 65535'"),
+        SourceIps::List { .. } => ("given", "list more addresses with --source-ip"),
+    };
+    let addresses = |number: usize| {
+        let plural = if number == 1 { "" } else { "es" };
+        format!("{per_address} per address, {number} source address{plural} {kind}")
+    };
+    let (level, found) = match sources(wish, &it.machine) {
+        Err(problem) => (Level::Fail, problem),
+        Ok((_, Some(warning))) => (Level::Warn, warning),
+        Ok((sources, None)) => (Level::Ok, addresses(sources.len())),
+    };
+    Check::new("ports", level, found, remedy)
+}
+
 /// Looks, writes what it finds, and gives the exit code: 2 where the connections cannot be made.
 ///
 /// # Errors
 /// `out` cannot be written to.
-pub fn run(conns: u32, machine: Machine, out: &mut impl Write) -> io::Result<u8> {
-    let checks = checks(conns, &look(machine));
+pub fn run(conns: u32, source_ips: SourceIps, machine: Machine, out: &mut impl Write) -> io::Result<u8> {
+    let checks = checks(conns, source_ips, &look(machine));
     for it in &checks {
         let level = match it.level {
             Level::Ok => "ok",
@@ -260,12 +277,16 @@ mod tests {
     };
 
     fn level(conns: u32, findings: &Findings, name: &str) -> Level {
-        checks(conns, findings).iter().find(|it| it.name == name).expect("it is looked at").level
+        checks(conns, SourceIps::Auto, findings)
+            .iter()
+            .find(|it| it.name == name)
+            .expect("it is looked at")
+            .level
     }
 
     #[test]
     fn a_good_machine_has_no_remedies() {
-        let all = checks(50_000, &GOOD);
+        let all = checks(50_000, SourceIps::Auto, &GOOD);
         assert!(all.iter().all(|it| it.level == Level::Ok && it.remedy.is_empty()), "{all:#?}");
     }
 
@@ -285,6 +306,20 @@ mod tests {
         assert_eq!(level(10, &Findings { clock_ns: 900, ..GOOD }, "clock"), Level::Warn);
         assert_eq!(level(10, &Findings { wake_late_ns: 2_000_000, ..GOOD }, "timers"), Level::Warn);
         assert_eq!(level(10, &Findings { load_percent: 250, ..GOOD }, "cores"), Level::Warn);
+    }
+
+    #[test]
+    fn listed_sources_are_judged_as_the_plan_does() {
+        let level = |conns, list: &str| {
+            let checks = checks(conns, SourceIps::parse(list).expect(list), &GOOD);
+            let it = checks.into_iter().find(|it| it.name == "ports").expect("it is looked at");
+            (it.level, it.found)
+        };
+        let found = "28,232 per address, 2 source addresses given".to_owned();
+        assert_eq!(level(28_000, "127.0.0.8,127.0.0.9"), (Level::Ok, found));
+        assert_eq!(level(28_001, "127.0.0.8,127.0.0.9").0, Level::Warn);
+        assert_eq!(level(56_465, "127.0.0.8,127.0.0.9").0, Level::Fail);
+        assert_eq!(level(10, "::1"), (Level::Ok, "28,232 per address, 1 source address given".to_owned()));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! that over when its last receiver has it; [`Merger`] puts the parts of the threads together. Nothing is shared
 //! while messages arrive.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// What one thread's receivers saw of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ impl Part {
 #[derive(Debug)]
 pub struct Table {
     receivers: u32,
+    /// Senders among them, where a server leaves the sender of a message out.
+    left_out: HashSet<u32>,
     /// Per sender, its messages in ascending order; a handful at a time.
     under_way: Vec<VecDeque<Part>>,
     done: Vec<Part>,
@@ -43,7 +45,15 @@ pub struct Table {
 impl Table {
     /// For a thread with `receivers` connections that hear `senders` senders.
     pub fn new(receivers: u32, senders: u32) -> Self {
-        Self { receivers, under_way: vec![VecDeque::new(); senders as usize], done: Vec::new() }
+        let under_way = vec![VecDeque::new(); senders as usize];
+        Self { receivers, left_out: HashSet::new(), under_way, done: Vec::new() }
+    }
+
+    /// The same where the server does not send to the sender itself: `own` are the senders among this thread's
+    /// receivers.
+    #[must_use]
+    pub fn without_senders(self, own: impl IntoIterator<Item = u32>) -> Self {
+        Self { left_out: own.into_iter().collect(), ..self }
     }
 
     /// Senders in the whole run.
@@ -56,9 +66,18 @@ impl Table {
     /// # Panics
     /// Where there is no such sender.
     pub fn note(&mut self, sender: u32, sequence: u32, intended_ns: u64, now_ns: u64) {
+        let receivers = self.receivers - u32::from(self.left_out.contains(&sender));
         let list = &mut self.under_way[sender as usize];
+        if let Some(last) =
+            list.back_mut().filter(|it| it.sequence == sequence && it.count + 1 < self.receivers)
+        {
+            // What everyone is receiving just now.
+            last.first_ns = last.first_ns.min(now_ns);
+            last.last_ns = last.last_ns.max(now_ns);
+            last.count += 1;
+            return;
+        }
         let at = match list.back() {
-            // The common cases first: the message that everyone is receiving just now, or the next one.
             Some(last) if last.sequence == sequence => list.len() - 1,
             Some(last) if last.sequence < sequence => list.len(),
             None => 0,
@@ -69,7 +88,7 @@ impl Table {
             Some(known) if known.sequence == sequence => known.merge(&part),
             _ => list.insert(at, part),
         }
-        if list[at].count == self.receivers {
+        if list[at].count == receivers {
             self.done.extend(list.remove(at));
         }
     }

@@ -1,7 +1,7 @@
 //! `--find-max`: the highest rate that keeps a bound, to within 5 %. Doubles the rate until the bound breaks, then
 //! halves the gap; every step is a whole run, and only one that the generator could do counts.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::{Config, Load};
@@ -110,6 +110,8 @@ fn one_step(
     interrupted: &AtomicBool,
 ) -> Result<(Step, String), Failure> {
     let mut config = Config { load: Load::Open { rate }, ..config.clone() };
+    // A log gets a line for each run, which is enough.
+    config.progress &= std::io::stderr().is_terminal();
     // Dropped, and so ended, with this step.
     let _server = launch(&mut config)?;
     let summary = execute(&config, interrupted, &mut std::io::sink())?;

@@ -5,7 +5,9 @@ use crate::fanout::{Part, Table};
 use crate::ledger::{Ledger, Totals};
 use crate::payload::{Codec, Parsed, Stamp};
 use crate::record::Slice;
+use crate::recorder::Recording;
 use crate::schedule::Timeline;
+use crate::stages::{StageBook, Staged};
 
 /// A message that was due just before the measurement ended may be written so much after it.
 pub const GRACE_NS: u64 = 100_000_000;
@@ -31,6 +33,8 @@ pub struct Tally {
     pub wire_bytes: u64,
     /// The same, unpacked.
     pub plain_bytes: u64,
+    /// Messages that came back to their sender, though the server was said to leave it out.
+    pub echoed: u64,
     /// Messages that are none of this run's, and in echo mode those of other connections.
     pub foreign: u64,
 }
@@ -45,6 +49,7 @@ impl Tally {
         self.received += other.received;
         self.received_measured += other.received_measured;
         self.corrupt += other.corrupt;
+        self.echoed += other.echoed;
         self.foreign += other.foreign;
         self.wire_bytes += other.wire_bytes;
         self.plain_bytes += other.plain_bytes;
@@ -52,7 +57,7 @@ impl Tally {
 }
 
 /// Who hears whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// Each connection hears itself.
     Own,
@@ -60,6 +65,13 @@ pub enum Audience {
     All {
         /// Senders in the whole run.
         senders: u32,
+    },
+    /// The same, but the server leaves the sender of a message out.
+    Others {
+        /// Senders in the whole run.
+        senders: u32,
+        /// Those among this thread's connections.
+        own: Vec<u32>,
     },
 }
 
@@ -70,7 +82,10 @@ pub struct Instrument {
     timeline: Timeline,
     ledger: Ledger,
     fanout: Option<Table>,
-    slice: Slice,
+    /// No message is to come back to its sender.
+    skips_sender: bool,
+    recording: Recording,
+    stages: StageBook,
     tally: Tally,
 }
 
@@ -80,8 +95,28 @@ impl Instrument {
         let (ledger, fanout) = match audience {
             Audience::Own => (Ledger::new(conns, 1), None),
             Audience::All { senders } => (Ledger::new(conns, senders), Some(Table::new(receivers, senders))),
+            Audience::Others { senders, ref own } => {
+                let table = Table::new(receivers, senders).without_senders(own.iter().copied());
+                (Ledger::new(conns, senders), Some(table))
+            }
         };
-        Self { codec, timeline, ledger, fanout, slice: Slice::default(), tally: Tally::default() }
+        let skips_sender = matches!(audience, Audience::Others { .. });
+        Self {
+            skips_sender,
+            codec,
+            timeline,
+            ledger,
+            fanout,
+            recording: Recording::default(),
+            stages: StageBook::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Keeps the stages of the run apart as well.
+    #[must_use]
+    pub fn with_stages(self, stages: StageBook) -> Self {
+        Self { stages, ..self }
     }
 
     /// The phases of the run.
@@ -100,7 +135,8 @@ impl Instrument {
         self.tally.sent += 1;
         let in_time = stamp.sent_ns < self.timeline.end_ns + GRACE_NS;
         self.tally.sent_measured += u64::from(in_time && self.timeline.is_measured(stamp.intended_ns));
-        self.slice.sent(&self.timeline, stamp.intended_ns, stamp.sent_ns);
+        self.recording.sent(&self.timeline, stamp.intended_ns, stamp.sent_ns);
+        self.stages.sent(stamp.intended_ns, stamp.sent_ns);
     }
 
     /// A message came due, whether or not it can be written.
@@ -152,12 +188,17 @@ impl Instrument {
                 return false;
             }
         };
+        if is_own && self.skips_sender {
+            self.tally.echoed += 1;
+            return false;
+        }
         self.tally.received += 1;
         if !self.ledger.note(conn as usize, stream, stamp.sequence).is_first() {
             return false;
         }
         self.tally.received_measured += u64::from(self.timeline.is_measured(stamp.intended_ns));
-        self.slice.received(&self.timeline, &stamp, now_ns);
+        self.recording.received(&self.timeline, &stamp, now_ns);
+        self.stages.received(stamp.intended_ns, now_ns);
         if let Some(table) = &mut self.fanout {
             table.note(stamp.sender, stamp.sequence, stamp.intended_ns, now_ns);
         }
@@ -166,7 +207,20 @@ impl Instrument {
 
     /// The samples since the last call.
     pub fn take_slice(&mut self) -> Slice {
-        std::mem::take(&mut self.slice)
+        self.recording.take()
+    }
+
+    /// What connection `conn` still has to receive goes to the one numbered `to`; it begins anew with `sequence`.
+    pub fn move_stream(&mut self, conn: u32, to: u32, sequence: u32) {
+        if self.fanout.is_none() {
+            self.ledger.move_stream(conn as usize, to as usize);
+            self.ledger.begin(conn as usize, sequence);
+        }
+    }
+
+    /// The stages, when the run is over.
+    pub fn take_stages(&mut self) -> Vec<Staged> {
+        self.stages.take()
     }
 
     /// The messages that all receivers of this thread have, and those older than `before_ns` that some lack.
@@ -179,6 +233,11 @@ impl Instrument {
         &self.tally
     }
 
+    /// Messages that later ones have overtaken, so far.
+    pub const fn missing(&self) -> u64 {
+        self.ledger.missing()
+    }
+
     /// Distinct, duplicate and reordered messages so far.
     pub const fn totals(&self) -> Totals {
         self.ledger.totals()
@@ -188,12 +247,13 @@ impl Instrument {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::{Format, Sizes};
+    use crate::payload::Format;
+    use crate::sizes::Sizes;
 
     const TIMELINE: Timeline = Timeline { start_ns: 0, measure_ns: 100, end_ns: 200, drain_ns: 300 };
 
     fn codec() -> Codec {
-        Codec::new(9, Format::Binary, Sizes { min: 64, max: 64 })
+        Codec::new(9, Format::Binary, Sizes::fixed(64))
     }
 
     fn message(sender: u32, sequence: u32, intended_ns: u64) -> Vec<u8> {
@@ -230,6 +290,23 @@ mod tests {
         let [part] = instrument.take_parts(0)[..] else { panic!("one message") };
         assert_eq!((part.count, part.first_ns, part.last_ns), (2, 120, 130));
         assert_eq!(instrument.tally().foreign, 1);
+    }
+
+    #[test]
+    fn a_server_may_leave_the_sender_out() {
+        let audience = Audience::Others { senders: 2, own: vec![1] };
+        let mut instrument = Instrument::new(codec(), TIMELINE, audience, 3, 3);
+        for (conn, own) in [(0, None), (2, None)] {
+            assert!(!instrument.received(conn, own, &message(1, 0, 100), 120 + u64::from(conn)));
+        }
+        let [part] = instrument.take_parts(0)[..] else { panic!("whole without its sender") };
+        assert_eq!((part.count, part.last_ns), (2, 122));
+        for (conn, own) in [(0, None), (1, Some(1)), (2, None)] {
+            instrument.received(conn, own, &message(0, 0, 100), 130);
+        }
+        assert_eq!(instrument.take_parts(0)[0].count, 3, "sender 0 is another thread's");
+        assert!(!instrument.received(1, Some(1), &message(1, 0, 100), 140), "back to its sender");
+        assert_eq!((instrument.tally().echoed, instrument.totals().distinct), (1, 5));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 pub const PORT: &str = "{port}";
 /// How long a server may take until it accepts connections.
 const READY_MAX: Duration = Duration::from_secs(20);
-/// How long it may take to end after SIGTERM.
+/// How long it may take to end after it was told to.
 const STOP_MAX: Duration = Duration::from_secs(5);
 /// How often to look.
 const TICK: Duration = Duration::from_millis(10);
@@ -83,7 +83,7 @@ impl Launched {
         self.child.id()
     }
 
-    /// Ends it: SIGTERM, and SIGKILL where that does not help.
+    /// Ends it: SIGINT and SIGTERM, and SIGKILL where that does not help.
     pub fn stop(mut self) {
         self.end();
     }
@@ -121,7 +121,11 @@ impl Launched {
             return;
         }
         let group = Pid::from_raw(self.child.id() as i32);
-        let _ = killpg(group, Signal::SIGTERM);
+        // SIGTERM alone makes servers that are made for deploys let their clients go slowly; SIGINT alone is ignored
+        // by what a script has started in the background.
+        for signal in [Signal::SIGINT, Signal::SIGTERM] {
+            let _ = killpg(group, signal);
+        }
         let deadline = Instant::now() + STOP_MAX;
         while Instant::now() < deadline {
             if !matches!(self.child.try_wait(), Ok(None)) {

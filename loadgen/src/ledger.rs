@@ -52,6 +52,8 @@ pub struct Ledger {
     next: Vec<u32>,
     /// Sequences below `next` that have not arrived, as ascending half-open ranges; only for streams with gaps.
     gaps: HashMap<usize, Vec<(u32, u32)>>,
+    /// How many sequences the gaps have in all.
+    missing: u64,
     totals: Totals,
 }
 
@@ -62,6 +64,7 @@ impl Ledger {
             senders,
             next: vec![0; receivers * senders as usize],
             gaps: HashMap::new(),
+            missing: 0,
             totals: Totals::default(),
         }
     }
@@ -77,6 +80,7 @@ impl Ledger {
         let arrival = if sequence >= *next {
             if sequence > *next {
                 self.gaps.entry(stream).or_default().push((*next, sequence));
+                self.missing += u64::from(sequence - *next);
             }
             *next = sequence + 1;
             Arrival::New
@@ -96,9 +100,33 @@ impl Ledger {
         arrival
     }
 
+    /// Gives what `from` has of its own messages to `to`, which goes on receiving them.
+    ///
+    /// # Panics
+    /// Where receivers hear others than themselves.
+    pub fn move_stream(&mut self, from: usize, to: usize) {
+        assert_eq!(self.senders, 1, "only a stream of one's own can move");
+        self.next[to] = self.next[from];
+        let gaps = self.gaps.remove(&from);
+        match gaps {
+            Some(gaps) => self.gaps.insert(to, gaps),
+            None => self.gaps.remove(&to),
+        };
+    }
+
+    /// What `receiver` hears of itself begins with `sequence`: nothing before it is missing.
+    pub fn begin(&mut self, receiver: usize, sequence: u32) {
+        self.next[receiver * self.senders as usize] = sequence;
+    }
+
     /// The totals so far.
     pub const fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// Messages that later ones of the same sender have overtaken, and that have not arrived since: lost, or late.
+    pub const fn missing(&self) -> u64 {
+        self.missing
     }
 
     /// Takes `sequence` out of the stream's gaps, and says whether it was in one.
@@ -109,6 +137,7 @@ impl Ledger {
         if sequence < start {
             return false;
         }
+        self.missing -= 1;
         let rest = [(start, sequence), (sequence + 1, end)];
         gaps.splice(at..=at, rest.into_iter().filter(|(start, end)| start < end));
         if gaps.is_empty() {
@@ -155,6 +184,23 @@ mod tests {
         assert_eq!(ledger.totals(), Totals { distinct: 5, duplicate: 1, reordered: 1 });
     }
 
+    /// Messages 0 to 2 were sent before the move and 3 to 4 after it; 1 and 2 arrive after 3, over the old connection.
+    #[test]
+    fn a_stream_that_moves_keeps_its_messages() {
+        let mut ledger = Ledger::new(3, 1);
+        ledger.note(0, 0, 0);
+        ledger.move_stream(0, 2);
+        ledger.begin(0, 3);
+        for (receiver, sequence) in [(0, 3), (2, 2), (2, 1), (0, 4), (2, 2), (0, 3)] {
+            ledger.note(receiver, 0, sequence);
+        }
+        assert_eq!(ledger.totals(), Totals { distinct: 5, duplicate: 2, reordered: 1 });
+        // Whoever takes the place next has no part in it.
+        ledger.move_stream(0, 2);
+        ledger.begin(0, 5);
+        assert_eq!(ledger.note(2, 0, 4), Arrival::Duplicate);
+    }
+
     #[test]
     fn agrees_with_a_set_on_random_arrivals() {
         let mut rng = fastrand::Rng::with_seed(1);
@@ -171,5 +217,6 @@ mod tests {
             assert_eq!(ledger.note(0, 0, sequence), expected);
         }
         assert_eq!(ledger.totals().distinct, seen.len() as u64);
+        assert_eq!(ledger.missing(), u64::from(top.map_or(0, |top| top + 1)) - seen.len() as u64);
     }
 }

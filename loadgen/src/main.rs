@@ -53,9 +53,10 @@ fn obey(cli: Cli) -> Result<u8, Failure> {
     let fresh_seed = fastrand::u64(..SEED_MAX);
     match cli.command {
         Some(Command::Compare(args)) => files::compare(&args, &mut out),
-        Some(Command::Doctor { conns }) => {
+        Some(Command::Doctor { conns, source_ip }) => {
             let broken = |error| Failure::Broken(format!("standard output: {error}"));
-            doctor::run(conns, run::machine()?, &mut out).map_err(broken)
+            run::check_sources(&source_ip)?;
+            doctor::run(conns, source_ip, run::machine()?, &mut out).map_err(broken)
         }
         Some(Command::Report { file, html }) => files::report(&file, &html),
         Some(Command::Merge { files: logs, out: to }) => files::merge(&logs, &to, &mut out),

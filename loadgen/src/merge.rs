@@ -14,8 +14,16 @@ use crate::report::hlog::{self, Hlog};
 use crate::report::{json, table};
 
 /// Tags that can be summed: each message has one time in one generator.
-const SUMMED: [(&str, &str); 3] =
-    [("response", "/response_us"), ("fanout_each", "/fanout/each_us"), ("service", "/service_us")];
+const SUMMED: [(&str, &str); 8] = [
+    ("response", "/response_us"),
+    ("fanout_each", "/fanout/each_us"),
+    ("service", "/service_us"),
+    ("tcp", "/connect/tcp_us"),
+    ("upgrade", "/connect/upgrade_us"),
+    ("churn_tcp", "/turnover/tcp_us"),
+    ("churn_upgrade", "/turnover/upgrade_us"),
+    ("close", "/turnover/close_us"),
+];
 /// Parts of the configuration that add up, and those that each generator has for itself.
 const ADDED: [&str; 3] = ["conns", "rate", "senders"];
 const OWN: [&str; 2] = ["seed", "url"];
@@ -76,10 +84,12 @@ pub fn sum(logs: Vec<Hlog>, results: &[Value]) -> Result<Sum, String> {
     for (tag, path) in SUMMED {
         let Some(latencies) = tags.get(tag) else { continue };
         let value = json::quantiles(latencies);
-        match path.strip_prefix("/fanout/") {
-            Some(key) => {
-                result["fanout"][key] = value.clone();
-                result["response_us"] = value;
+        match path[1..].split_once('/') {
+            Some((object, key)) => {
+                if object == "fanout" {
+                    result["response_us"] = value.clone();
+                }
+                result[object][key] = value;
             }
             None => result[&path[1..]] = value,
         }
@@ -179,6 +189,21 @@ mod tests {
         let mut out = Vec::new();
         sum.table(&mut out).expect("memory takes it");
         assert!(String::from_utf8(out).expect("text").contains("lost 30 "));
+    }
+
+    #[test]
+    fn connections_add_up_too() {
+        let with = |tag: &str| {
+            let (mut log, result) = one(10, "VALID", 1_000);
+            log.tags = [(tag.to_owned(), log.tags["response"].clone())].into();
+            (log, result)
+        };
+        for (tag, path) in [("upgrade", "/connect/upgrade_us/n"), ("close", "/turnover/close_us/n")] {
+            let (logs, results): (Vec<_>, Vec<_>) = [with(tag), with(tag)].into_iter().unzip();
+            let sum = sum(logs, &results).expect("one load");
+            assert_eq!(sum.result.pointer(path), Some(&json!(40)), "{tag}");
+            assert_eq!(sum.result["connect"]["target"], 20);
+        }
     }
 
     #[test]

@@ -2,22 +2,31 @@
 
 use std::collections::BTreeMap;
 
+use crate::backoff::Reconnect;
 use crate::cli::Mode;
 use crate::clock::SECOND_NS;
 use crate::collect::Collector;
 use crate::config::{Config, Load};
+use crate::connects::{ConnectCost, ConnectPace, ConnectTimes, Fates};
 use crate::instrument::Tally;
 use crate::ledger::Totals;
 use crate::net::control::{Done, Lazy, ThreadLoad};
 use crate::plan::Plan;
+use crate::reasons;
 use crate::record::Latencies;
-use crate::report::summary::{Compression, Connecting, Fanout, Generator, Integrity, Rates, Summary};
+use crate::report::summary::{
+    Compression, Connecting, Fanout, Generator, Integrity, Rates, Summary, Turnover,
+};
 use crate::schedule::{Arrival, Timeline};
 use crate::server::{Cost, Probe, probe};
+use crate::stages::{StageResult, Staged};
 use crate::verdict::{Evidence, judge};
 
 /// How long messages under way are awaited in a run that was cut short.
 const CUT_SHORT_DRAIN_NS: u64 = SECOND_NS;
+
+/// The kernel tells user code from its own in hundredths of a second: of less than this it says nothing.
+const SPLIT_S_MIN: f64 = 0.1;
 
 /// What came out of the load.
 #[derive(Debug)]
@@ -34,6 +43,12 @@ pub struct Measured {
     pub closed: BTreeMap<u16, u64>,
     /// What those came to that do not read as they should.
     pub lazy: Lazy,
+    /// What became of connections made during the run.
+    pub fates: Fates,
+    /// Why the first of them failed.
+    pub first_failure: Option<String>,
+    /// The stages of the load, where it has any.
+    pub stages: Vec<Staged>,
     /// What each thread used.
     pub loads: Vec<ThreadLoad>,
     /// How long was measured, in seconds; shorter than asked for where the user stopped it.
@@ -44,6 +59,15 @@ pub struct Measured {
     pub deserted: bool,
     /// The server where measuring began and ended, with the times of the looks.
     pub server: (Option<Look>, Option<Look>),
+}
+
+/// What each of `opened` connections cost the server between two looks at it.
+pub fn connect_cost(before: Option<Probe>, after: Option<Probe>, opened: u32) -> Option<ConnectCost> {
+    let (before, after) = before.zip(after).filter(|_| opened > 0)?;
+    let per_conn_us = |from_s: f64, to_s: f64| (to_s - from_s) * 1e6 / f64::from(opened);
+    let ticked = after.cpu_s - before.cpu_s >= SPLIT_S_MIN;
+    let user_us = ticked.then(|| per_conn_us(before.user_s, after.user_s));
+    Some(ConnectCost { cpu_us: per_conn_us(before.cpu_s, after.cpu_s), user_us })
 }
 
 /// A look at the server, and when it was taken.
@@ -59,6 +83,9 @@ impl Measured {
             totals: Totals::default(),
             closed: BTreeMap::new(),
             lazy: Lazy::default(),
+            fates: Fates::default(),
+            first_failure: None,
+            stages: Vec::new(),
             loads: Vec::new(),
             seconds: (timeline.end_ns - timeline.measure_ns) as f64 / SECOND_NS as f64,
             interrupted: false,
@@ -67,11 +94,33 @@ impl Measured {
         }
     }
 
+    /// How connecting went, where that is what was measured. `before` is the server before the first connection.
+    pub fn connecting(&mut self, begun: Connecting, config: &Config, before: Option<Probe>) -> Connecting {
+        let times = self.collector.total.connects.measured.take().map(|times| *times).unwrap_or_default();
+        let last = self.fates.opened_within_ns.max(self.fates.begun_within_ns);
+        let it = Connecting {
+            open: vec![self.fates.opened as u32],
+            times,
+            seconds: last as f64 / SECOND_NS as f64,
+            target_per_second: config.connect_pace.rate(),
+            first_failure: self.first_failure.take(),
+            fates: self.fates.clone(),
+            ..begun
+        };
+        let cost = connect_cost(before, self.server.1.map(|(_, probe)| probe), it.ok());
+        Connecting { cost, ..it }
+    }
+
     /// A thread has said its last word.
     pub fn done(&mut self, done: Done) {
         self.tally.add(&done.tally);
         self.totals.add(&done.totals);
         self.loads.push(done.load);
+        self.fates.add(&done.fates);
+        self.stages.resize_with(done.stages.len().max(self.stages.len()), Staged::default);
+        for (mine, other) in self.stages.iter_mut().zip(&done.stages) {
+            mine.merge(other);
+        }
         self.lazy.received += done.lazy.received;
         for (code, number) in done.lazy.closed {
             *self.lazy.closed.entry(code).or_default() += number;
@@ -122,13 +171,16 @@ pub fn summarize(
         interrupted,
         deserted,
         server,
+        stages,
         loads,
         lazy,
+        fates,
         ..
     } = measured;
+    let times = collector.total.connects.measured.map(|times| *times).unwrap_or_default();
     let samples = collector.total.measured.map(|samples| *samples).unwrap_or_default();
     let broadcast = config.mode == Mode::Broadcast;
-    let integrity = integrity(&tally, &totals, if broadcast { receivers } else { 1 });
+    let integrity = integrity(&tally, &totals, config.audience(receivers));
     let target = match config.load {
         Load::Open { rate } => Some(rate),
         _ => None,
@@ -140,20 +192,33 @@ pub fn summarize(
     } else {
         target.map_or(0, |rate| (rate * seconds) as u64)
     };
+    let connect_only = config.mode == Mode::Connect;
+    // A storm takes what a thread can give; whether that was the limit is a reason of its own.
+    let storm = connect_only && config.connect_pace == ConnectPace::Storm;
+    let judged = |share: f64| if storm { 0.0 } else { share };
     let evidence = Evidence {
-        conns: (u64::from(config.conns), open),
+        // Where connecting is what is measured, those that failed are a result.
+        conns: if connect_only { (1, 1) } else { (u64::from(config.conns), open) },
         closed: closed.values().sum(),
         deserted,
         due_and_sent: target.map(|_| (due, tally.sent_measured)),
         late: target.and_then(|_| samples.late.tail()),
-        cpu_hottest,
-        busy_hottest: hottest(|it| it.cpu + it.wait),
+        cpu_hottest: judged(cpu_hottest),
+        busy_hottest: judged(hottest(|it| it.cpu + it.wait)),
         lost: integrity.lost,
         faulty: totals.duplicate + totals.reordered + tally.corrupt,
         received: (tally.sent_measured > 0).then_some(tally.received_measured),
         interrupted,
     };
-    let (verdict, reasons) = judge(&evidence);
+    let turnover = turnover(config, &fates, times, seconds);
+    let mut further = reasons::of_messages(config, &tally, &integrity);
+    if connect_only {
+        further.extend(reasons::of_connects(&connecting.fates, &connecting.times));
+        further.extend(reasons::of_storm(storm, cpu_hottest));
+    } else if let Some(it) = &turnover {
+        further.extend(reasons::of_connects(&it.fates, &it.times));
+    }
+    let (verdict, reasons) = reasons::with(judge(&evidence), further);
     let rates = Rates {
         target,
         sent: tally.sent_measured as f64 / seconds.max(1e-9),
@@ -172,6 +237,7 @@ pub fn summarize(
         connecting,
         fanout: broadcast.then_some(Fanout { spans: collector.spans }),
         by_second: collector.seconds,
+        stages: StageResult::all(&config.stages, stages, config.warmup, seconds),
         response: samples.response,
         service: samples.service,
         integrity,
@@ -180,6 +246,7 @@ pub fn summarize(
             .then_some(Compression { wire_bytes: tally.wire_bytes, plain_bytes: tally.plain_bytes }),
         rates,
         closed,
+        turnover,
         lazy: (config.cohorts.lazy() > 0).then_some(lazy),
         server,
         generator: Generator { cpu_hottest, wait_hottest, late: late(config, samples.late) },
@@ -187,6 +254,23 @@ pub fn summarize(
         verdict,
         reasons,
     }
+}
+
+/// Connections that came and went, where they do.
+fn turnover(config: &Config, fates: &Fates, times: ConnectTimes, seconds: f64) -> Option<Turnover> {
+    let comes_back = config.mode != Mode::Connect && config.reconnect != Reconnect::None;
+    if config.lifetime.is_none() && !comes_back {
+        return None;
+    }
+    let target = config.lifetime.as_ref().map(|it| f64::from(config.conns) / it.mean().as_secs_f64());
+    let per_second = |count: u64| count as f64 / seconds.max(1e-9);
+    Some(Turnover {
+        fates: fates.clone(),
+        target_per_second: target,
+        begun_per_second: per_second(times.late.count()),
+        opened_per_second: per_second(times.upgrade.count()),
+        times,
+    })
 }
 
 /// What became of the messages, each of which should reach `audience` connections.
@@ -207,4 +291,21 @@ fn integrity(tally: &Tally, totals: &Totals, audience: u64) -> Integrity {
 /// Lateness means something only where messages have times of their own.
 fn late(config: &Config, late: Latencies) -> Option<Latencies> {
     matches!(config.load, Load::Open { .. }).then_some(late)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_connection_costs() {
+        let at = |user_s, cpu_s| Some(Probe { user_s, system_s: 0.0, cpu_s, rss_bytes: 0 });
+        let cost = connect_cost(at(1.0, 2.0), at(1.05, 2.2), 1_000).expect("two looks");
+        assert!((cost.cpu_us - 200.0).abs() < 1e-6, "{cost:?}");
+        assert!(cost.user_us.is_some_and(|us| (us - 50.0).abs() < 1e-6), "{cost:?}");
+        let short = connect_cost(at(1.0, 2.0), at(1.01, 2.09), 1_000).expect("two looks");
+        assert_eq!(short.user_us, None, "a tick or two");
+        assert_eq!(connect_cost(at(1.0, 2.0), at(1.0, 2.0), 0), None);
+        assert_eq!(connect_cost(None, at(1.0, 2.0), 5), None);
+    }
 }

@@ -9,16 +9,19 @@
 //! | 4 | sequence, from 0 for each sender |
 //! | 8 | when the message was to be sent (CLOCK_MONOTONIC, nanoseconds) |
 //! | 8 | when it was written |
-//! | 4 | CRC-32 of all other bytes of the message |
+//! | 4 | checksum of the bytes before it and of the message's length |
 //!
 //! All numbers are big-endian. A text message carries the same bytes as base64: 39 are a multiple of three, so
-//! there is no padding and no bit without meaning. A filler brings the message to its size. Binary messages that are
-//! too small for this carry a [`compact`] form of it.
+//! there is no padding and no bit without meaning. A filler brings the message to its size. It is the same in all
+//! messages, so it needs no checksum: it is compared, byte by byte, which is both exact and cheaper. Binary messages
+//! that are too small for this carry a [`compact`] form of it.
 
 pub mod compact;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+
+use crate::sizes::Sizes;
 
 /// The smallest binary message.
 pub const BINARY_BYTES_MIN: usize = 39;
@@ -51,28 +54,6 @@ impl Format {
             Self::Compact => compact::BYTES_MIN,
             Self::Text => TEXT_BYTES_MIN,
         }
-    }
-}
-
-/// How many bytes messages have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// The smallest.
-    pub min: u32,
-    /// The largest; between the two, every size is equally likely.
-    pub max: u32,
-}
-
-impl Sizes {
-    /// The size of the next message.
-    pub fn next(self, rng: &mut fastrand::Rng) -> usize {
-        if self.min == self.max { self.max as usize } else { rng.u32(self.min..=self.max) as usize }
-    }
-}
-
-impl std::fmt::Display for Sizes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.min == self.max { write!(f, "{}", self.max) } else { write!(f, "{}..{}", self.min, self.max) }
     }
 }
 
@@ -150,8 +131,8 @@ impl Codec {
     }
 
     /// The sizes of the messages.
-    pub const fn sizes(&self) -> Sizes {
-        self.sizes
+    pub const fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     /// The message of `size` bytes for `stamp`, valid until the next call.
@@ -172,8 +153,7 @@ impl Codec {
         head[15..19].copy_from_slice(&stamp.sequence.to_be_bytes());
         head[19..27].copy_from_slice(&stamp.intended_ns.to_be_bytes());
         head[27..35].copy_from_slice(&stamp.sent_ns.to_be_bytes());
-        let filler = &self.message[self.format.bytes_min()..size];
-        let checksum = checksum(&head[..CHECKED_BYTES], filler);
+        let checksum = checksum(&head[..CHECKED_BYTES], size);
         head[CHECKED_BYTES..].copy_from_slice(&checksum.to_be_bytes());
         match self.format {
             Format::Binary | Format::Compact => self.message[..BINARY_BYTES_MIN].copy_from_slice(&head),
@@ -188,7 +168,7 @@ impl Codec {
     /// Reads a message, whichever opcode it came with: many servers send text back as binary.
     ///
     /// One damaged byte cannot hit both the magic and the run, so a message with one is never taken for a
-    /// stranger's.
+    /// stranger's. Damage to the filler is always seen, damage to the header but for one time in 2^32.
     pub fn parse(&self, bytes: &[u8]) -> Parsed {
         if self.format == Format::Compact {
             return compact::parse(self.run, self.epoch_ns, bytes);
@@ -197,28 +177,31 @@ impl Codec {
         let (magic, run) = (part(0..3) == MAGIC, part(RUN) == self.run);
         if magic || run {
             let Some((head, filler)) = bytes.split_first_chunk() else { return Parsed::Corrupt };
-            return self.parse_head(head, filler);
+            return self.parse_parts(head, filler, bytes.len());
         }
         let (magic, run) = (part(0..4) == self.magic_text, part(RUN_TEXT) == self.run_text);
         if magic || run {
             let Some((text, filler)) = bytes.split_at_checked(TEXT_BYTES_MIN) else { return Parsed::Corrupt };
             let mut head = [0; BINARY_BYTES_MIN];
             return match STANDARD.decode_slice(text, &mut head) {
-                Ok(BINARY_BYTES_MIN) => self.parse_head(&head, filler),
+                Ok(BINARY_BYTES_MIN) => self.parse_parts(&head, filler, bytes.len()),
                 _ => Parsed::Corrupt,
             };
         }
         Parsed::Foreign
     }
 
-    fn parse_head(&self, head: &[u8; BINARY_BYTES_MIN], filler: &[u8]) -> Parsed {
+    fn parse_parts(&self, head: &[u8; BINARY_BYTES_MIN], filler: &[u8], size: usize) -> Parsed {
         let u32_at = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().expect("4 bytes"));
         let u64_at = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("8 bytes"));
-        if u32_at(CHECKED_BYTES) != checksum(&head[..CHECKED_BYTES], filler) {
+        if u32_at(CHECKED_BYTES) != checksum(&head[..CHECKED_BYTES], size) {
             return Parsed::Corrupt;
         }
         if head[RUN] != self.run {
             return Parsed::Foreign;
+        }
+        if self.message.get(size - filler.len()..size) != Some(filler) {
+            return Parsed::Corrupt;
         }
         Parsed::Ours(Stamp {
             sender: u32_at(11),
@@ -229,11 +212,19 @@ impl Codec {
     }
 }
 
-fn checksum(head: &[u8], filler: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(head);
-    hasher.update(filler);
-    hasher.finalize()
+/// Of a header, or other bytes, and the size of the message. Each step can be undone, so two headers that differ in one
+/// word of eight bytes end in different states, of which 32 bits are kept.
+fn checksum(bytes: &[u8], size: usize) -> u32 {
+    // The odd number nearest to 2^64 over the golden ratio.
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let step = |state: u64, word: u64| {
+        let product = (state ^ word).wrapping_mul(ODD);
+        product ^ (product >> 32)
+    };
+    let (words, rest) = bytes.as_chunks();
+    let state = words.iter().fold(size as u64, |state, word| step(state, u64::from_le_bytes(*word)));
+    let rest = rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    step(step(state, rest), 0) as u32
 }
 
 #[cfg(test)]
@@ -242,7 +233,7 @@ mod tests {
 
     const RUN_ID: u64 = 0x0123_4567_89ab_cdef;
     fn fixed(size: usize) -> Sizes {
-        Sizes { min: size as u32, max: size as u32 }
+        Sizes::fixed(size as u32)
     }
 
     const STAMP: Stamp =
@@ -252,11 +243,13 @@ mod tests {
     fn the_layout_in_literal_bytes() {
         let mut codec = Codec::new(RUN_ID, Format::Binary, fixed(41));
         let message = codec.encode(&STAMP, 41);
+        let mut head = [0; 39];
+        head.copy_from_slice(&message[..39]);
         let mut expected = b"\x89LG\x01\x23\x45\x67\x89\xab\xcd\xef".to_vec();
         expected.extend(b"\0\0\0\x07\0\0\x01\x2c\0\0\0\0\x3b\x9a\xca\x07\0\0\0\0\x3b\x9a\xca\x2a");
         assert_eq!(message[..35], expected);
         assert_eq!(message[39..], *b"no", "the filler goes on where the header ends");
-        assert_eq!(message[35..39], checksum(&message[..35], b"no").to_be_bytes());
+        assert_eq!(message[35..39], checksum(&head[..CHECKED_BYTES], 41).to_be_bytes());
     }
 
     #[test]
@@ -276,8 +269,9 @@ mod tests {
 
     #[test]
     fn one_codec_has_many_sizes() {
-        let sizes = Sizes { min: 60, max: 70 };
-        let (mut codec, mut rng) = (Codec::new(RUN_ID, Format::Text, sizes), fastrand::Rng::with_seed(1));
+        let sizes = Sizes::range(60, 70);
+        let (mut codec, mut rng) =
+            (Codec::new(RUN_ID, Format::Text, sizes.clone()), fastrand::Rng::with_seed(1));
         let drawn: std::collections::BTreeSet<usize> = (0..500).map(|_| sizes.next(&mut rng)).collect();
         assert!(drawn.iter().copied().eq(60..=70));
         for size in drawn {

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::report::format::count;
+use crate::sources::SourceIps;
 
 /// Connections per source address and destination: after about so many the kernel has handed out every port of
 /// the parity it prefers, and a `connect` costs twenty times as much.
@@ -29,14 +30,18 @@ pub struct Machine {
 }
 
 /// What the user wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     /// Connections.
     pub conns: u32,
     /// Threads, where the user has said how many.
     pub threads: Option<u32>,
+    /// Further descriptors in each table, for connections that are leaving.
+    pub leaving: u32,
     /// The server.
     pub server: SocketAddr,
+    /// The addresses to connect from.
+    pub source_ips: SourceIps,
 }
 
 /// How it will be done.
@@ -75,15 +80,15 @@ impl Plan {
 }
 
 /// Connections that one table can hold when `threads` polls and timers are in it as well.
-fn table_room(machine: &Machine, threads: u32) -> u64 {
-    machine.descriptors.saturating_sub(DESCRIPTORS_RESERVED + 4 * u64::from(threads))
+fn table_room(machine: &Machine, threads: u32, leaving: u64) -> u64 {
+    machine.descriptors.saturating_sub(DESCRIPTORS_RESERVED + 4 * u64::from(threads) + leaving)
 }
 
 fn threads(wish: &Wish, machine: &Machine) -> Result<u32, String> {
-    let conns = u64::from(wish.conns);
+    let (conns, leaving) = (u64::from(wish.conns), u64::from(wish.leaving));
     if !machine.private_tables {
         let threads = wish.threads.unwrap_or(machine.cores).clamp(1, wish.conns);
-        let room = table_room(machine, threads);
+        let room = table_room(machine, threads, leaving * u64::from(threads));
         if conns > room {
             return Err(format!(
                 "--conns {}: RLIMIT_NOFILE is {} and this system refuses private descriptor tables (unshare), so \
@@ -95,7 +100,8 @@ fn threads(wish: &Wish, machine: &Machine) -> Result<u32, String> {
         }
         return Ok(threads);
     }
-    let fits = |threads: u32| u64::from(wish.conns.div_ceil(threads)) <= table_room(machine, threads);
+    let fits =
+        |threads: u32| u64::from(wish.conns.div_ceil(threads)) <= table_room(machine, threads, leaving);
     // A thread's own four descriptors make this converge in a step or two.
     let needed = (1..=wish.conns.min(1024)).find(|&threads| fits(threads)).ok_or_else(|| {
         format!(
@@ -116,9 +122,18 @@ fn threads(wish: &Wish, machine: &Machine) -> Result<u32, String> {
     }
 }
 
-fn sources(wish: &Wish, machine: &Machine) -> Result<(Vec<Option<IpAddr>>, Option<String>), String> {
+/// The addresses to connect from, `None` for the kernel's choice; and what will work, but not well.
+///
+/// # Errors
+/// One line: there are not enough ports, or the addresses do not fit.
+pub fn sources(wish: &Wish, machine: &Machine) -> Result<(Vec<Option<IpAddr>>, Option<String>), String> {
     let per_source = CONNS_PER_SOURCE_MAX.min(machine.ports / 2).max(1);
     let needed = wish.conns.div_ceil(per_source);
+    if let SourceIps::List { addresses, .. } = &wish.source_ips {
+        return listed(wish, machine, addresses, needed).map(|warning| {
+            (addresses.iter().copied().map(Some).take(wish.conns as usize).collect(), warning)
+        });
+    }
     if wish.server.ip().is_loopback() && wish.server.is_ipv4() {
         if needed > LOOPBACK_SOURCES_MAX {
             return Err(format!(
@@ -150,6 +165,34 @@ fn sources(wish: &Wish, machine: &Machine) -> Result<(Vec<Option<IpAddr>>, Optio
     Ok((vec![None], warning))
 }
 
+/// Whether the addresses that the user has listed will do; gives a warning where it will not go well.
+fn listed(
+    wish: &Wish,
+    machine: &Machine,
+    addresses: &[IpAddr],
+    needed: u32,
+) -> Result<Option<String>, String> {
+    let count = |number: u32| count(u64::from(number));
+    if let Some(address) = addresses.iter().find(|it| it.is_ipv4() != wish.server.is_ipv4()) {
+        let server = wish.server.ip();
+        return Err(format!("--source-ip {address}: cannot reach {server}: give addresses of its kind"));
+    }
+    let have = addresses.len() as u32;
+    let most = have.saturating_mul(machine.ports);
+    if wish.conns > most {
+        return Err(format!(
+            "--source-ip {}: {have} x {} ports are fewer than {} connections: give {} addresses, or widen \
+             net.ipv4.ip_local_port_range",
+            wish.source_ips,
+            count(machine.ports),
+            count(wish.conns),
+            count(needed)
+        ));
+    }
+    Ok((needed > have)
+        .then(|| format!("{have} source addresses: connecting slows down; {} would do", count(needed))))
+}
+
 /// Ports that the kernel gives to outgoing connections.
 pub fn local_ports() -> u32 {
     /// The kernel's default, for where it does not say.
@@ -169,7 +212,8 @@ mod tests {
     const MACHINE: Machine = Machine { descriptors: 20_000, private_tables: true, cores: 2, ports: 28_232 };
 
     fn wish(conns: u32, server: &str) -> Wish {
-        Wish { conns, threads: None, server: server.parse().expect("an address") }
+        let server = server.parse().expect("an address");
+        Wish { conns, threads: None, leaving: 0, server, source_ips: SourceIps::Auto }
     }
 
     fn loopback(conns: u32) -> Wish {
@@ -202,6 +246,17 @@ mod tests {
     }
 
     #[test]
+    fn those_who_leave_need_descriptors_as_well() {
+        let one_core = Machine { cores: 1, ..MACHINE };
+        let threads =
+            |conns| Plan::new(&Wish { leaving: 1_024, ..loopback(conns) }, &one_core).expect("works").threads;
+        assert_eq!((threads(18_908), threads(18_909)), (1, 2));
+        let shared = Machine { private_tables: false, ..MACHINE };
+        let plan = |conns| Plan::new(&Wish { leaving: 1_024, ..loopback(conns) }, &shared);
+        assert!(plan(17_880).is_ok() && plan(17_881).expect_err("one too many").contains("17,880"));
+    }
+
+    #[test]
     fn a_plan_that_cannot_work_names_limit_and_remedy() {
         let shared = Machine { private_tables: false, ..MACHINE };
         assert!(Plan::new(&loopback(19_928), &shared).is_ok_and(|plan| plan.tables == 1));
@@ -211,7 +266,10 @@ mod tests {
         let few = Wish { threads: Some(2), ..loopback(50_000) };
         let error = Plan::new(&few, &MACHINE).expect_err("two tables are too few");
         assert!(error.contains("--threads 3"), "{error}");
-        assert!(Plan::new(&Wish { threads: Some(8), ..few }, &MACHINE).is_ok_and(|plan| plan.threads == 8));
+        assert!(
+            Plan::new(&Wish { threads: Some(8), ..few.clone() }, &MACHINE)
+                .is_ok_and(|plan| plan.threads == 8)
+        );
 
         let starved = Machine { descriptors: 60, ..MACHINE };
         assert!(Plan::new(&loopback(1), &starved).expect_err("no room").contains("raise the limit"));
@@ -226,5 +284,26 @@ mod tests {
         assert!(slow.warning.is_some_and(|warning| warning.contains("14,000")));
         assert!(plan(28_232).is_ok());
         assert!(plan(28_233).expect_err("too many").contains("28,232 ports"));
+    }
+
+    #[test]
+    fn listed_sources_at_their_limits() {
+        let plan = |conns, list: &str| {
+            let source_ips = SourceIps::parse(list).expect(list);
+            Plan::new(&Wish { source_ips, ..loopback(conns) }, &MACHINE)
+        };
+        let two = plan(28_000, "127.0.0.9,127.1.0.1").expect("works");
+        let addresses = ["127.0.0.9", "127.1.0.1"].map(|it| Some(it.parse().expect("an address")));
+        assert_eq!((two.sources.as_slice(), two.warning), (&addresses[..], None));
+        let slow = plan(28_001, "127.0.0.9,127.1.0.1").expect("works");
+        assert!(slow.warning.is_some_and(|warning| warning.contains("3 would do")));
+        assert!(plan(56_464, "127.0.0.9,127.1.0.1").is_ok());
+        let error = plan(56_465, "127.0.0.9,127.1.0.1").expect_err("no port left");
+        assert!(
+            error.starts_with("--source-ip 127.0.0.9,127.1.0.1: ") && error.contains("give 5 addresses"),
+            "{error}"
+        );
+        assert!(plan(1, "::1").expect_err("the other kind").contains("--source-ip ::1"));
+        assert_eq!(plan(1, "127.1.0.0/24").expect("works").sources.len(), 1, "no more than connections");
     }
 }

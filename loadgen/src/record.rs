@@ -1,12 +1,11 @@
 //! Latencies: histograms with an exact maximum, a count of what did not fit, and the rule for what may be
 //! printed.
 //!
-//! Values are nanoseconds. A thread has one [`Slice`] under its hands and gives it away once a second.
+//! Values are nanoseconds. While messages flow, a [`recorder`](crate::recorder) takes the samples.
 
 use hdrhistogram::{AdditionError, Histogram};
 
-use crate::payload::Stamp;
-use crate::schedule::Timeline;
+use crate::connects::ConnectSlice;
 
 /// The longest latency with its own place in a histogram: an hour. Longer ones are counted there, as clamped.
 pub const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
@@ -75,6 +74,16 @@ impl Latencies {
             self.clamped += 1;
             self.histogram.saturating_record(latency_ns);
         }
+    }
+
+    /// Samples that were counted elsewhere, as (nanoseconds, how many): at most [`LATENCY_NS_MAX`], which stands for
+    /// the `clamped` ones too.
+    pub fn of(counts: impl Iterator<Item = (u64, u64)>, max_ns: u64, clamped: u64) -> Self {
+        let mut it = Self { clamped, max_ns, ..Self::default() };
+        for (ns, count) in counts {
+            it.histogram.record_n(ns, count).expect("the bound is the histogram's own");
+        }
+        it
     }
 
     /// Adds all samples of another.
@@ -171,23 +180,14 @@ pub struct Slice {
     pub warmup: Option<Box<Samples>>,
     /// Messages that were due while measuring.
     pub measured: Option<Box<Samples>>,
+    /// Connections, where they come and go.
+    pub connects: ConnectSlice,
 }
 
 impl Slice {
-    /// A message was received.
-    pub fn received(&mut self, timeline: &Timeline, stamp: &Stamp, now_ns: u64) {
-        let samples = self.of(timeline, stamp.intended_ns);
-        samples.response.record(now_ns.saturating_sub(stamp.intended_ns));
-        samples.service.record(now_ns.saturating_sub(stamp.sent_ns));
-    }
-
-    /// A message was written.
-    pub fn sent(&mut self, timeline: &Timeline, intended_ns: u64, now_ns: u64) {
-        self.of(timeline, intended_ns).late.record(now_ns.saturating_sub(intended_ns));
-    }
-
     /// Adds what another thread has.
     pub fn merge(&mut self, other: Self) {
+        self.connects.merge(other.connects);
         for (mine, other) in [(&mut self.warmup, other.warmup), (&mut self.measured, other.measured)] {
             match (mine.as_mut(), other) {
                 (Some(mine), Some(other)) => mine.merge(&other),
@@ -195,11 +195,6 @@ impl Slice {
                 (Some(_), None) => {}
             }
         }
-    }
-
-    fn of(&mut self, timeline: &Timeline, intended_ns: u64) -> &mut Samples {
-        let part = if timeline.is_measured(intended_ns) { &mut self.measured } else { &mut self.warmup };
-        part.get_or_insert_default()
     }
 }
 
@@ -268,21 +263,5 @@ mod tests {
         sum.merge(&latencies);
         sum.merge(&latencies);
         assert_eq!((sum.count(), sum.clamped(), sum.max_ns()), (4, 2, Some(2 * LATENCY_NS_MAX)));
-    }
-
-    #[test]
-    fn warm_up_and_measurement_stay_apart() {
-        let timeline = Timeline { start_ns: 0, measure_ns: 100, end_ns: 200, drain_ns: 300 };
-        let mut slice = Slice::default();
-        for intended_ns in [99, 100, 199] {
-            slice.sent(&timeline, intended_ns, intended_ns + 1);
-            let stamp = Stamp { sender: 0, sequence: 0, intended_ns, sent_ns: intended_ns + 1 };
-            slice.received(&timeline, &stamp, 250);
-        }
-        let (warmup, measured) = (slice.warmup.expect("one"), slice.measured.expect("two"));
-        assert_eq!((warmup.response.count(), measured.response.count()), (1, 2));
-        assert_eq!(measured.response.max_ns(), Some(150));
-        assert_eq!(measured.service.max_ns(), Some(149));
-        assert_eq!(measured.late.max_ns(), Some(1));
     }
 }

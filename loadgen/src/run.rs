@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::backoff::Reconnect;
 use crate::cli::Mode;
 use crate::client::{DEFLATE, Offer};
 use crate::compare::stored::Stored;
@@ -12,14 +13,15 @@ use crate::config::Config;
 use crate::coordinate::Coordinator;
 use crate::crew::Crew;
 use crate::launch::Launched;
-use crate::net::worker::Assignment;
-use crate::outcome::summarize;
+use crate::net::worker::{Assignment, LEAVING_MAX};
+use crate::outcome::{connect_cost, summarize};
 use crate::plan::{Machine, Plan, Wish, local_ports};
 use crate::progress::Progress;
 use crate::report::hlog::HlogWriter;
 use crate::report::summary::Summary;
 use crate::report::{csv, hgrm, html, json, table};
 use crate::server::probe;
+use crate::sources::SourceIps;
 use crate::threshold::Checked;
 use crate::verdict::Verdict;
 
@@ -89,7 +91,10 @@ pub fn run(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> R
 pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) -> Result<Summary, Failure> {
     let server = config.target.resolve().map_err(Failure::Broken)?;
     let machine = machine()?;
-    let wish = Wish { conns: config.conns, threads: config.threads, server };
+    check_sources(&config.source_ips)?;
+    let source_ips = config.source_ips.clone();
+    let wish =
+        Wish { conns: config.conns, threads: config.threads, leaving: leaving(config), server, source_ips };
     let plan = Plan::new(&wish, &machine).map_err(Failure::Usage)?;
     let mut hlog = match &config.hlog {
         Some(path) => {
@@ -111,9 +116,20 @@ pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) 
         .map_err(|error| Failure::Broken(format!("cannot start {} threads: {error}", plan.threads)))?;
     let progress = Progress::new(config.progress);
     let mut coordinator = Coordinator::new(config, interrupted, crew, progress);
-    let dialed = coordinator.dial()?;
-    print(out, |out| table::connecting(out, &dialed))?;
-    let measured = coordinator.load(&dialed, hlog.as_mut())?;
+    let mut dialed = coordinator.dial()?;
+    if config.mode != Mode::Connect {
+        dialed.cost = connect_cost(before, config.server_pid.and_then(probe), dialed.ok());
+        dialed.target_per_second = config.connect_pace.rate();
+        print(out, |out| table::connecting(out, &dialed))?;
+    }
+    let mut measured = coordinator.load(&dialed, hlog.as_mut())?;
+    if config.mode == Mode::Connect {
+        dialed = measured.connecting(dialed, config, before);
+        if dialed.ok() == 0 {
+            return Err(coordinator.unreachable(&dialed));
+        }
+        print(out, |out| table::connecting(out, &dialed))?;
+    }
 
     let summary = summarize(config, &plan, dialed, measured, before);
     print(out, |out| table::results(out, &summary))?;
@@ -121,7 +137,7 @@ pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) 
         json::write(path, &summary).map_err(|error| write_error("--json", path, &error))?;
     }
     if let Some(path) = &config.hgrm {
-        hgrm::write(path, &summary.response).map_err(|error| write_error("--hgrm", path, &error))?;
+        hgrm::write(path, summary.main_times()).map_err(|error| write_error("--hgrm", path, &error))?;
     }
     if let Some(path) = &config.html {
         let stored = Stored::of(String::new(), &summary);
@@ -150,6 +166,25 @@ fn file_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Fai
 /// A line about a file that could be made, but not be filled.
 pub fn write_error(flag: &str, path: &std::path::Path, error: &std::io::Error) -> Failure {
     Failure::Broken(format!("{flag} {}: {error}", path.display()))
+}
+
+/// Descriptors for connections that have said Close while others take their places.
+fn leaving(config: &Config) -> u32 {
+    let comes_and_goes = config.lifetime.is_some() || config.reconnect != Reconnect::None;
+    if comes_and_goes { LEAVING_MAX.min(config.conns) } else { 0 }
+}
+
+/// Whether the listed source addresses are this machine's.
+///
+/// # Errors
+/// One line that names the first that is not.
+pub fn check_sources(source_ips: &SourceIps) -> Result<(), Failure> {
+    for address in source_ips.listed() {
+        std::net::TcpListener::bind((*address, 0)).map_err(|error| {
+            Failure::Usage(format!("--source-ip {address}: {error}: give addresses of this machine"))
+        })?;
+    }
+    Ok(())
 }
 
 /// What matters of this machine.
@@ -185,12 +220,19 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
             server,
             sources: plan.sources.clone(),
             offer: Arc::clone(&offer),
-            connect_rate: config.connect_rate.map(|rate| rate / f64::from(plan.threads)),
+            connect_pace: config.connect_pace,
+            connect_timeout: config.connect_timeout,
+            connect_only: config.mode == Mode::Connect,
+            lifetime: config.lifetime.clone(),
+            reconnect: config.reconnect.clone(),
             load: config.load,
+            stages: Arc::clone(&config.stages),
+            warmup: config.warmup,
             broadcast: config.mode == Mode::Broadcast,
+            skip_sender: config.skip_sender,
             format: config.format,
             cohorts: config.cohorts,
-            sizes: config.sizes,
+            sizes: config.sizes.clone(),
             arrival: config.arrival,
             run,
             seed: config.seed,

@@ -9,7 +9,7 @@
 //!
 //! A message that could not be sent in time stays due: latency counts from the intended time.
 
-use crate::clock::SECOND_NS;
+use crate::stages::Steps;
 
 /// The phases of a run, in nanoseconds of CLOCK_MONOTONIC: warm-up from `start_ns`, measuring from `measure_ns`,
 /// no message due at or after `end_ns`, and nothing awaited after `drain_ns`.
@@ -55,7 +55,7 @@ pub struct Due {
 pub struct Schedule {
     start_ns: u64,
     end_ns: u64,
-    interval_ns: f64,
+    steps: Steps,
     /// Slots in the whole run.
     stride: u64,
     /// This thread's slots, ascending, and the connection that has each.
@@ -68,26 +68,26 @@ pub struct Schedule {
 #[derive(Debug)]
 struct Random {
     rng: fastrand::Rng,
-    /// Since the start, not rounded: rounding each gap would shorten the sum.
-    at_ns: f64,
+    /// The place of the next message, a fraction: rounding each gap would shorten the sum.
+    place: f64,
     /// Which of the thread's slots.
     slot: usize,
 }
 
 impl Random {
-    fn step(&mut self, mean_ns: f64, slots: usize) {
+    fn step(&mut self, mean: f64, slots: usize) {
         // `1 - f64()` is never 0.
-        self.at_ns -= mean_ns * (1.0 - self.rng.f64()).ln();
+        self.place -= mean * (1.0 - self.rng.f64()).ln();
         self.slot = self.rng.usize(..slots);
     }
 }
 
 impl Schedule {
-    /// `rate` messages per second over the `stride` senders of the whole run, of which this thread has `slots`
+    /// Messages at the rate of `steps` over the `stride` senders of the whole run, of which this thread has `slots`
     /// as (slot, connection). `seed` decides on random arrivals; each thread needs its own.
     pub fn new(
         timeline: &Timeline,
-        rate: f64,
+        steps: Steps,
         stride: u32,
         mut slots: Vec<(u32, u32)>,
         arrival: Arrival,
@@ -96,13 +96,13 @@ impl Schedule {
         slots.sort_unstable();
         let random = (arrival == Arrival::Poisson && !slots.is_empty()).then(|| Random {
             rng: fastrand::Rng::with_seed(seed),
-            at_ns: 0.0,
+            place: 0.0,
             slot: 0,
         });
         let mut it = Self {
             start_ns: timeline.start_ns,
             end_ns: timeline.end_ns,
-            interval_ns: SECOND_NS as f64 / rate,
+            steps,
             stride: u64::from(stride),
             slots,
             sent: 0,
@@ -116,14 +116,13 @@ impl Schedule {
     pub fn peek(&self) -> Option<Due> {
         if let Some(random) = &self.random {
             let (_, conn) = self.slots[random.slot];
-            let intended_ns = self.start_ns + random.at_ns as u64;
+            let intended_ns = self.start_ns + self.steps.time_ns(random.place);
             return (intended_ns < self.end_ns).then_some(Due { intended_ns, conn });
         }
         let round = self.sent / (self.slots.len() as u64).max(1);
         let &(slot, conn) = self.slots.get((self.sent % self.slots.len().max(1) as u64) as usize)?;
         let place = round * self.stride + u64::from(slot);
-        // Multiplied, not summed up: no error accumulates, and 2^53 ns are a hundred days.
-        let intended_ns = self.start_ns + (place as f64 * self.interval_ns) as u64;
+        let intended_ns = self.start_ns + self.steps.time_ns(place as f64);
         (intended_ns < self.end_ns).then_some(Due { intended_ns, conn })
     }
 
@@ -143,9 +142,9 @@ impl Schedule {
     }
 
     fn step(&mut self) {
-        let mean_ns = self.interval_ns * self.stride as f64 / self.slots.len().max(1) as f64;
+        let mean = self.stride as f64 / self.slots.len().max(1) as f64;
         if let Some(random) = &mut self.random {
-            random.step(mean_ns, self.slots.len());
+            random.step(mean, self.slots.len());
         }
     }
 }
@@ -160,12 +159,14 @@ pub fn shuffled(count: u32, seed: u64) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SECOND_NS;
+    use crate::stages::Stage;
 
     const TIMELINE: Timeline =
         Timeline { start_ns: 1_000, measure_ns: 1_000, end_ns: 1_000 + 2 * SECOND_NS, drain_ns: 0 };
 
     fn constant(timeline: &Timeline, rate: f64, stride: u32, slots: Vec<(u32, u32)>) -> Schedule {
-        Schedule::new(timeline, rate, stride, slots, Arrival::Constant, 0)
+        Schedule::new(timeline, Steps::constant(rate), stride, slots, Arrival::Constant, 0)
     }
 
     fn all(mut schedule: Schedule) -> Vec<(u64, u32)> {
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn poisson_arrivals_are_independent() {
         let slots = vec![(0, 5), (2, 6)];
-        let times = all(Schedule::new(&TIMELINE, 20_000.0, 4, slots, Arrival::Poisson, 3));
+        let times = all(Schedule::new(&TIMELINE, Steps::constant(20_000.0), 4, slots, Arrival::Poisson, 3));
         assert!((19_500..20_500).contains(&times.len()), "{}", times.len());
         let gaps: Vec<f64> = times.windows(2).map(|pair| (pair[1].0 - pair[0].0) as f64).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
@@ -218,8 +219,23 @@ mod tests {
         assert!((long - 0.0498).abs() < 0.005, "{long}");
         let first = times.iter().filter(|(_, conn)| *conn == 5).count();
         assert!((9_600..10_400).contains(&first), "{first}");
-        let none = Schedule::new(&TIMELINE, 5.0, 4, vec![], Arrival::Poisson, 3);
+        let none = Schedule::new(&TIMELINE, Steps::constant(5.0), 4, vec![], Arrival::Poisson, 3);
         assert_eq!(none.rest().count(), 0);
+    }
+
+    /// 20,000/s for a second, then 2,000/s: as many messages, give or take five times the root, constant or not.
+    #[test]
+    fn stages_are_steps() {
+        let second = std::time::Duration::from_secs(1);
+        let stages = [20_000.0, 2_000.0].map(|rate| Stage::new(String::new(), second, rate));
+        for (arrival, slack) in [(Arrival::Constant, 0), (Arrival::Poisson, 700)] {
+            let steps = Steps::new(std::time::Duration::ZERO, &stages);
+            let slots = (0..5).map(|slot| (slot, slot)).collect();
+            let times = all(Schedule::new(&TIMELINE, steps, 5, slots, arrival, 9));
+            let fast = times.iter().filter(|(at, _)| *at < SECOND_NS).count();
+            assert!(fast.abs_diff(20_000) <= slack, "{fast}");
+            assert!((times.len() - fast).abs_diff(2_000) <= slack / 3, "{}", times.len());
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! long.
 
 use crate::collect::Interval;
-use crate::record::Latencies;
+use crate::record::{Latencies, Quantile};
 
 /// Cells per factor of ten.
 pub const CELLS_PER_DECADE: u32 = 8;
@@ -26,6 +26,14 @@ pub struct Second {
     pub p99_ns: Option<u64>,
     /// The longest.
     pub max_ns: Option<u64>,
+    /// Connections opened, where they come and go.
+    pub opened: u64,
+    /// The median of the time that took, from when they were due.
+    pub upgrade_p50_ns: Option<u64>,
+    /// Its 99th percentile.
+    pub upgrade_p99_ns: Option<u64>,
+    /// The longest.
+    pub upgrade_max_ns: Option<u64>,
     /// How many took how long: (cell, messages), ascending.
     pub cells: Vec<(u8, u64)>,
 }
@@ -43,12 +51,25 @@ impl Second {
             sent += samples.late.count();
             most = most.max((samples.response.count(), warmup));
         }
-        Self { sent, ..Self::from_latencies(interval.number, most.1, &response) }
+        let mut upgrade = Latencies::default();
+        let connects = &interval.slice.connects;
+        for (times, warmup) in [(&connects.warmup, true), (&connects.measured, false)] {
+            let Some(times) = times else { continue };
+            upgrade.merge(&times.upgrade);
+            most = most.max((times.upgrade.count(), warmup));
+        }
+        Self {
+            sent,
+            opened: upgrade.count(),
+            upgrade_p50_ns: upgrade.quantile_ns(Quantile::P50),
+            upgrade_p99_ns: upgrade.quantile_ns(Quantile::P99),
+            upgrade_max_ns: upgrade.max_ns(),
+            ..Self::from_latencies(interval.number, most.1, &response)
+        }
     }
 
     /// As far as the response times tell.
     pub fn from_latencies(number: u32, warmup: bool, response: &Latencies) -> Self {
-        use crate::record::Quantile;
         Self {
             number,
             warmup,
@@ -58,6 +79,7 @@ impl Second {
             p99_ns: response.quantile_ns(Quantile::P99),
             max_ns: response.max_ns(),
             cells: cells(response),
+            ..Self::default()
         }
     }
 }

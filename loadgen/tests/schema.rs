@@ -104,6 +104,9 @@ fn results_of_all_kinds_keep_to_the_schema() {
         measure(&none.url, &format!("--conns 2 --rate 200 --duration 1s --server-pid {pid}")),
         measure(&none.url, "--conns 2 --closed-loop 1 --duration 300ms --size 64..99 -H a:b --origin o"),
         measure(&none.url, "--conns 2 --mode idle --duration 300ms --connect-rate 100 --deflate"),
+        measure(&none.url, "--conns 2 --stage 200ms:100 --stage 200ms:0"),
+        measure(&none.url, &format!("--mode connect --conns 5 --storm --server-pid {pid}")),
+        measure(&none.url, "--mode churn --conns 2 --lifetime 50ms..100ms --rate 100 --duration 300ms"),
         measure(&serve(Fault::Close(3, 1013)).url, "--conns 2 --rate 100 --duration 300ms"),
         measure(
             &serve(Fault::BroadcastDrop(3)).url,

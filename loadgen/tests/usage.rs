@@ -20,6 +20,23 @@ fn bad_flags_are_one_line() {
         ("--json /nowhere/x.json", ["--json", "No such file"]),
         ("compare /nowhere/a.hlog /nowhere/b.hlog", ["/nowhere/a.hlog", "No such file"]),
         ("compare Cargo.toml Cargo.toml", ["Cargo.toml", "--hlog"]),
+        ("--source-ip 192.0.2.1", ["--source-ip 192.0.2.1", "this machine"]),
+        ("--source-ip 127.0.0.0/8", ["--source-ip", "127.1.0.0/28"]),
+        ("--source-ip ::1", ["--source-ip ::1", "127.0.0.1"]),
+        ("--source-ip 127.0.0.9 --conns 100k", ["--source-ip 127.0.0.9", "give 8 addresses"]),
+        ("doctor --source-ip 192.0.2.1", ["--source-ip 192.0.2.1", "this machine"]),
+        ("--rate 5 --rate-per-conn 5", ["--rate", "--rate-per-conn"]),
+        ("--size 64:70%,65:20%", ["--size", "100%"]),
+        ("--size 38:70%,65:30%", ["--size", "--size 39"]),
+        ("--mode connect --rate 5", ["--rate", "--connect-rate"]),
+        ("--mode connect --stage 1s:5", ["--stage", "--connect-rate"]),
+        ("--lifetime 5s", ["--lifetime", "--mode churn"]),
+        ("--mode churn --lifetime 9ms", ["--lifetime", "10ms"]),
+        ("--mode churn --closed-loop 1", ["--closed-loop", "--rate"]),
+        ("--storm --connect-rate 5", ["--storm", "--connect-rate"]),
+        ("--ramp 1s --storm", ["--ramp", "--storm"]),
+        ("--reconnect backoff:1s", ["--reconnect", "backoff:100ms..10s"]),
+        ("--stage 1s", ["--stage", "TIME:RATE"]),
         ("compare a.hlog", ["2 values", "--help"]),
         ("ab --a x", ["--b", "--aa"]),
         ("ab --a x --b y --gate a,b,c,d", ["--gate", "3 at most"]),
@@ -33,10 +50,38 @@ fn bad_flags_are_one_line() {
 
 #[test]
 fn help_fits_on_80_columns() {
-    let (code, out, _) = run("--help");
-    assert_eq!(code, 0);
-    let long: Vec<&str> = out.lines().filter(|line| line.chars().count() > 80).collect();
-    assert!(long.is_empty(), "{long:#?}");
+    for line in
+        ["--help", "-h", "ab --help", "compare --help", "doctor --help", "report --help", "merge --help"]
+    {
+        let (code, out, _) = run(line);
+        assert_eq!(code, 0);
+        let long: Vec<&str> = out.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(long.is_empty(), "{line}: {long:#?}");
+    }
+}
+
+/// Under `Options:` stands only what every program has.
+#[test]
+fn each_flag_of_a_run_has_its_heading() {
+    let (_, out, _) = run("-h");
+    let headings: Vec<&str> =
+        out.lines().filter(|line| line.ends_with(':') && !line.starts_with(' ')).collect();
+    let expected = [
+        "Commands:",
+        "Arguments:",
+        "Options:",
+        "Load:",
+        "Connections:",
+        "Handshake:",
+        "Phases:",
+        "Machine:",
+        "Output:",
+    ];
+    assert_eq!(headings, expected, "{out}");
+    let options =
+        out.split("\nOptions:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a section");
+    let flags: Vec<&str> = options.split_whitespace().filter(|word| word.starts_with("--")).collect();
+    assert_eq!(flags, ["--help", "--version"], "{out}");
 }
 
 #[test]

@@ -74,6 +74,59 @@ fn sizes_times_and_paths_may_vary() {
 }
 
 #[test]
+fn a_server_that_leaves_the_sender_out_loses_nothing() {
+    let builder = Server::builder().listen("127.0.0.1:0").threads(2);
+    let room = || Broadcast::to_topic("all").skip_sender(true);
+    let server = builder.route("/chat", room).start().expect("a free port");
+    let url = format!("ws://{}", server.addresses()[0]);
+    let line = "--mode broadcast --conns 30 --senders 3 --rate 30 --duration 1s --drain 300ms";
+    let (out, value) = measure(&url, &format!("{line} --skip-sender"));
+    let fanout = &value["fanout"];
+    assert_eq!((&fanout["expected"], &fanout["received"]), (&json!(870), &json!(870)), "{out}");
+    assert_eq!((&fanout["last_us"]["n"], &value["integrity"]["lost"]), (&json!(30), &json!(0)), "{out}");
+    let (out, value) = measure(&url, line);
+    assert_eq!(
+        (&value["integrity"]["expected"], &value["integrity"]["lost"]),
+        (&json!(900), &json!(30)),
+        "{out}"
+    );
+    assert!(
+        out.contains("reason  each message missed one: give --skip-sender if that is the sender\n"),
+        "{out}"
+    );
+    server.shutdown().expect("stopped");
+
+    let (server, url) = start();
+    let (out, value) = measure(&url, &format!("{line} --skip-sender"));
+    assert_eq!(
+        (&value["fanout"]["received"], &value["integrity"]["lost"]),
+        (&json!(870), &json!(0)),
+        "{out}"
+    );
+    assert!(out.contains("reason  30 messages came back: leave out --skip-sender\n"), "{out}");
+    server.shutdown().expect("stopped");
+}
+
+/// 600 messages of 64 bytes, 1 KiB and 64 KiB: their mean is 3,577 bytes, with a deviation of 580.
+#[test]
+fn sizes_are_distributed_and_sources_are_those_listed() {
+    let (server, url) = start();
+    let line =
+        "--conns 6 --rate-per-conn 100 --duration 1s --deflate --seed 3 --source-ip 127.0.0.77,127.9.0.0/31";
+    let (out, value) = measure(&url, &format!("{line} --size 64:70%,1KiB:25%,64KiB:5%"));
+    assert_eq!(
+        (&value["response_us"]["n"], &value["host"]["source_addresses"]),
+        (&json!(600), &json!(3)),
+        "{out}"
+    );
+    let mean = value["deflate"]["plain_bytes"].as_f64().expect("bytes") / 600.0;
+    assert!((1_200.0..6_000.0).contains(&mean), "{mean}");
+    assert_eq!(value["config"]["source_ip"], "127.0.0.77,127.9.0.0/31");
+    assert!(out.starts_with("plan    6 conns over 3 source IPs "), "{out}");
+    server.shutdown().expect("stopped");
+}
+
+#[test]
 fn compression_is_agreed_on_and_its_ratio_told() {
     let builder = Server::builder().listen("127.0.0.1:0").threads(1).deflate(wsd::Deflate::default());
     let server = builder.route("/echo", Echo::default).start().expect("a free port");

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{ArgAction, ArgMatches, Args, Command};
-use wsd::{Config, Deflate, Limits};
+use wsd::{Config, Deflate, Limits, QueueTotal};
 
-use super::values::{size, time, time_or_zero};
+use super::values::{share, size, size_or_zero, time, time_or_zero};
 
 const LIMITS: &str = "Limits";
 const COMPRESSION: &str = "Compression";
@@ -19,6 +19,15 @@ pub(super) struct LimitFlags {
     /// Connections in all [default: what the descriptor limit allows]
     #[arg(long, value_name = "N", env = "WSD_MAX_CONNS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_conns: Option<u32>,
+
+    /// Connections from one IPv4 address or one IPv6 /64; more are answered with 429; 0 for no limit
+    #[arg(long, value_name = "N", env = "WSD_MAX_CONNS_PER_IP", default_value_t = Config::default().max_conns_per_ip)]
+    pub(super) max_conns_per_ip: u32,
+
+    /// Connections accepted each second, and as many at once; more wait in the backlog; 0 for no limit
+    #[arg(long, value_name = "N", env = "WSD_ACCEPT_RATE", default_value_t = Config::default().accept_rate,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(super) accept_rate: u32,
 
     /// Connections that wait to be accepted, per listener
     #[arg(long, value_name = "N", env = "WSD_BACKLOG", default_value_t = Config::default().backlog,
@@ -42,6 +51,11 @@ pub(super) struct LimitFlags {
     #[arg(long, value_name = "N", env = "WSD_CONTROL_RATE", default_value_t = Limits::default().control_rate,
           value_parser = clap::value_parser!(u32).range(0..=1_000))]
     control_rate: u32,
+
+    /// Messages each second from one connection, and as many at once; more is closed with 1008; 0 for no limit
+    #[arg(long, value_name = "N", env = "WSD_MESSAGE_RATE", default_value_t = Limits::default().message_rate,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    message_rate: u32,
 
     /// Bytes of a request head; more is answered with 431
     #[arg(long, value_name = "SIZE", env = "WSD_MAX_HEAD", default_value = "8KiB", value_parser = size)]
@@ -68,9 +82,26 @@ pub(super) struct LimitFlags {
     #[arg(long, value_name = "TIME", env = "WSD_CLOSE_TIMEOUT", default_value = "5s", value_parser = time)]
     close_timeout: Duration,
 
-    /// Bytes that may wait for one connection; more closes it with 1013
+    /// Age at which a connection is closed with 1012, less up to 10 %; 0 for never
+    #[arg(long, value_name = "TIME", env = "WSD_MAX_AGE", default_value = "0", value_parser = time_or_zero)]
+    max_age: Duration,
+
+    /// Bytes that may wait for one connection; more closes it with 1013, or is dropped (--slow-policy)
     #[arg(long, value_name = "SIZE", env = "WSD_QUEUE_HARD", default_value = "256KiB", value_parser = size)]
     queue_hard: u32,
+
+    /// Bytes that may wait for one connection for longer than --queue-soft-time; 0 for no such limit
+    #[arg(long, value_name = "SIZE", env = "WSD_QUEUE_SOFT", default_value = "64KiB", value_parser = size_or_zero)]
+    queue_soft: u32,
+
+    /// A connection over --queue-soft for so long is closed with 1013, or more is dropped (--slow-policy)
+    #[arg(long, value_name = "TIME", env = "WSD_QUEUE_SOFT_TIME", default_value = "10s", value_parser = time)]
+    queue_soft_time: Duration,
+
+    /// Memory that all queues may hold, as SIZE or N% of what there is: at 80 % of it the slowest are shed, at 95 % no
+    /// connections are taken; 0 for no limit
+    #[arg(long, value_name = "SIZE|N%", env = "WSD_QUEUE_TOTAL", default_value = "25%", value_parser = share)]
+    pub(super) queue_total: QueueTotal,
 
     /// A connection that takes nothing of what waits for it for so long is closed with 1013
     #[arg(long, value_name = "TIME", env = "WSD_PROGRESS_TIMEOUT", default_value = "10s", value_parser = time)]
@@ -113,13 +144,17 @@ impl LimitFlags {
             max_fragments: self.max_fragments,
             assembly_timeout: self.assembly_timeout,
             control_rate: self.control_rate,
+            message_rate: self.message_rate,
             max_head: self.max_head,
             max_headers: self.max_headers,
             handshake_timeout: self.handshake_timeout,
             ping_interval: self.ping_interval,
             pong_timeout: self.pong_timeout,
             close_timeout: self.close_timeout,
+            max_age: self.max_age,
             queue_hard: self.queue_hard,
+            queue_soft: self.queue_soft,
+            queue_soft_time: self.queue_soft_time,
             progress_timeout: self.progress_timeout,
         }
     }

@@ -17,6 +17,7 @@
 
 mod outbox;
 mod outcome;
+mod rules;
 mod sending;
 mod timing;
 
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub use outbox::{Flushed, Outbox};
 pub use outcome::{Cause, Ended, Received, Sent, Step};
+pub use rules::QueueRules;
 
 use crate::config::Limits;
 use crate::id::Millis;
@@ -131,9 +133,39 @@ impl Conn {
         self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
     }
 
+    /// The memory that what waits to be sent holds; 0 where nothing waits.
+    pub fn queue_memory(&self) -> u64 {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.memory())
+    }
+
+    /// When the peer last took something of what waits for it; `NEVER` where nothing waits.
+    pub fn progress_at(&self) -> Millis {
+        self.outbox.as_ref().map_or(Millis::NEVER, |outbox| outbox.progress_at())
+    }
+
     /// Whether anything waits to be sent.
     pub fn has_backlog(&self) -> bool {
         self.outbox.is_some()
+    }
+
+    /// Since when something has waited to be sent, without a break.
+    pub fn waiting_since(&self) -> Option<Millis> {
+        self.outbox.as_ref().map(|outbox| outbox.since())
+    }
+
+    /// When the peer last sent anything; before that, when it connected.
+    pub fn last_input(&self) -> Millis {
+        self.last_input
+    }
+
+    /// Where it is in its life, in a word for people.
+    pub fn phase_name(&self) -> &'static str {
+        match self.phase {
+            Phase::Handshake(_) => "handshake",
+            Phase::Open { .. } => "open",
+            Phase::CloseSent | Phase::Finishing { .. } | Phase::Lingering => "closing",
+            Phase::Gone => "gone",
+        }
     }
 
     /// Takes bytes of the request head. Complete gives the head, and how much of `input` it used up.
@@ -268,9 +300,17 @@ impl Conn {
             return None;
         }
         frame::encode_close(out, close);
+        self.leave_open(now, close.clone(), Cause::Local, limits)
+    }
+
+    /// Our Close is out, or queued; nothing where the connection is not open.
+    fn leave_open(&mut self, now: Millis, close: Close, cause: Cause, limits: &Limits) -> Option<Ended> {
+        if !self.is_open() {
+            return None;
+        }
         self.phase = Phase::CloseSent;
         self.deadline = now.after(limits.close_timeout);
-        Some(Ended { close: close.clone(), cause: Cause::Local })
+        Some(Ended { close, cause })
     }
 
     /// The end of what we have to say, when it is no Close: an HTTP answer. The peer may still be sending.
@@ -350,7 +390,25 @@ impl Conn {
         Some(Received::Closed(Ended { close, cause: Cause::Peer }))
     }
 
-    /// Fails the connection (section 7.1.7): a Close that says why, after all that was queued before it.
+    /// Fails the connection (section 7.1.7): a Close that says why, after all that was queued before it. Gives
+    /// nothing where the connection was not open any more.
+    pub fn fail(
+        &mut self,
+        now: Millis,
+        close: Close,
+        cause: Cause,
+        limits: &Limits,
+        out: &mut Vec<u8>,
+    ) -> Option<Ended> {
+        let was_open = self.is_open();
+        self.finish(now, limits);
+        if !was_open {
+            return None;
+        }
+        frame::encode_close(out, &close);
+        Some(Ended { close, cause })
+    }
+
     fn protocol_error<'a>(
         &mut self,
         now: Millis,
@@ -358,14 +416,7 @@ impl Conn {
         limits: &Limits,
         out: &mut Vec<u8>,
     ) -> Option<Received<'a>> {
-        let was_open = self.is_open();
-        self.finish(now, limits);
-        if !was_open {
-            return None;
-        }
-        let ended = Ended { close: error.to_close(), cause: Cause::Protocol(error) };
-        frame::encode_close(out, &ended.close);
-        Some(Received::Closed(ended))
+        self.fail(now, error.to_close(), Cause::Protocol(error), limits, out).map(Received::Closed)
     }
 }
 

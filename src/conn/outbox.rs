@@ -2,28 +2,75 @@
 //!
 //! A connection that keeps up has no outbox at all: bytes go straight to the socket, and only what the kernel
 //! did not take waits here. A stalled reader costs references, not copies.
+//!
+//! What others sent can be dropped as long as nothing of it is on the wire, message by message; which messages, and
+//! when, is said in [`rules`](super::QueueRules).
+
+mod dropping;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
-use crate::proto::frame::{Frame, Piece};
+use crate::proto::frame::{Frame, Piece, own_header};
 
 /// How many pieces go into one vectored write. Linux takes 1,024; more than a socket buffer's worth is idle work.
 const PIECES_PER_WRITE: usize = 64;
 
+/// What the allocator and the reference counts add to a frame.
+const FRAME_OVERHEAD: u64 = 32;
+
 /// What waits for one connection, oldest first.
 #[derive(Debug)]
 pub struct Outbox {
-    queue: VecDeque<Piece>,
+    queue: VecDeque<Item>,
     /// The newest pong: sent when the queue is empty. A peer that pings and does not read has at most this one.
     pong: Option<Frame>,
+    /// Messages were dropped behind all that waits, and this is to be said before the next one.
+    notice: Option<Frame>,
     bytes: u32,
-    /// Whether bytes of the first piece are on the wire, so that it must be finished before anything else.
+    /// Of what others sent, the part of which nothing is on the wire.
+    droppable: Amount,
+    /// Whether bytes of the first item are on the wire, so that its frame must be finished before anything else.
     head_begun: bool,
+    /// How many of them.
+    head_sent: u32,
     /// When the kernel last took something, or when the waiting began.
     progress_at: Millis,
+    /// When the waiting began.
+    since: Millis,
+    /// Since when more waits than the soft limit allows.
+    over_soft_at: Millis,
+    /// That was so for too long: until less waits, the soft limit is a hard one.
+    squeezed: bool,
+}
+
+/// A run of bytes of a shared frame, as in [`Piece`].
+#[derive(Debug)]
+struct Item {
+    frame: Frame,
+    start: u32,
+    end: u32,
+    messages: u32,
+    kind: Kind,
+}
+
+/// Who sent it, and with that whether it may be dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The server or the connection's own app: never dropped while the connection lives.
+    Own,
+    /// Somebody else.
+    Published,
+    /// The server, to say that messages of others are missing here.
+    Notice,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Amount {
+    bytes: u32,
+    messages: u32,
 }
 
 /// What is left after a flush.
@@ -38,7 +85,19 @@ pub enum Flushed {
 impl Outbox {
     /// An empty one, from `now` on.
     pub fn new(now: Millis) -> Self {
-        Self { queue: VecDeque::new(), pong: None, bytes: 0, head_begun: false, progress_at: now }
+        Self {
+            queue: VecDeque::new(),
+            pong: None,
+            notice: None,
+            bytes: 0,
+            droppable: Amount::default(),
+            head_begun: false,
+            head_sent: 0,
+            progress_at: now,
+            since: now,
+            over_soft_at: Millis::NEVER,
+            squeezed: false,
+        }
     }
 
     /// Bytes that wait, pong left out.
@@ -46,21 +105,79 @@ impl Outbox {
         self.bytes
     }
 
+    /// Bytes of what others sent that could still be dropped.
+    pub fn droppable_bytes(&self) -> u32 {
+        self.droppable.bytes
+    }
+
     /// When the kernel last took something, or when the waiting began.
     pub fn progress_at(&self) -> Millis {
         self.progress_at
     }
 
-    /// Adds a piece to the end, whatever the limits.
-    pub fn push(&mut self, piece: Piece, metrics: &WorkerMetrics) {
-        metrics.queued.add(u64::from(piece.messages));
-        metrics.queued_bytes.add(u64::from(piece.len()));
-        self.bytes = self.bytes.saturating_add(piece.len());
-        self.queue.push_back(piece);
+    /// When the waiting began.
+    pub fn since(&self) -> Millis {
+        self.since
     }
 
-    /// Notes that the first piece has been begun by somebody who wrote its beginning past this queue.
-    pub fn mark_head_begun(&mut self) {
+    /// Since when more than the soft limit waits; `NEVER` where that is not so, or has been acted on.
+    pub fn over_soft_at(&self) -> Millis {
+        self.over_soft_at
+    }
+
+    /// Notes how what waits compares with the soft limit. Zero is no limit.
+    pub fn judge(&mut self, now: Millis, soft: u32) {
+        if soft == 0 || self.droppable.bytes <= soft {
+            self.over_soft_at = Millis::NEVER;
+            self.squeezed = false;
+        } else if self.over_soft_at == Millis::NEVER && !self.squeezed {
+            self.over_soft_at = now;
+        }
+    }
+
+    /// More than the soft limit has waited for too long, and instead of a Close that becomes a hard limit.
+    pub fn squeeze(&mut self) {
+        self.over_soft_at = Millis::NEVER;
+        self.squeezed = true;
+    }
+
+    /// Whether the soft limit is a hard one for now.
+    pub fn is_squeezed(&self) -> bool {
+        self.squeezed
+    }
+
+    /// The memory that this queue holds: its own, and its part of each frame that others hold too.
+    pub fn memory(&self) -> u64 {
+        let part = |item: &Item| {
+            (item.frame.wire_len() as u64 + FRAME_OVERHEAD).div_ceil(item.frame.holders().max(1) as u64)
+        };
+        let own = size_of::<Self>() + self.queue.capacity() * size_of::<Item>();
+        own as u64 + self.queue.iter().map(part).sum::<u64>()
+    }
+
+    /// Adds a piece of our own to the end, whatever the limits.
+    pub fn push(&mut self, piece: Piece, metrics: &WorkerMetrics) {
+        self.add(piece, Kind::Own, metrics);
+    }
+
+    /// Adds a piece that others sent, behind the notice that is owed for those before it.
+    pub fn publish(&mut self, piece: Piece, metrics: &WorkerMetrics) {
+        self.queue_notice(metrics);
+        self.add(piece, Kind::Published, metrics);
+    }
+
+    /// Notes that `sent` bytes of the first piece went out past this queue, or some that are not in it at all.
+    pub fn begin_head(&mut self, sent: u32, metrics: &WorkerMetrics) {
+        metrics.queued_bytes.sub(u64::from(sent));
+        self.bytes -= sent;
+        self.head_sent += sent;
+        if !self.head_begun
+            && let Some(head) = self.queue.front()
+            && head.kind == Kind::Published
+        {
+            self.droppable.bytes -= head.len();
+            self.droppable.messages -= head.messages;
+        }
         self.head_begun = true;
     }
 
@@ -69,8 +186,10 @@ impl Outbox {
         self.pong = Some(pong);
     }
 
-    /// Gives the pong its place behind what is queued: a Close is about to follow, and nothing may come after that.
-    pub fn queue_pong(&mut self, metrics: &WorkerMetrics) {
+    /// Gives the notice and the pong their places behind what is queued: a Close is about to follow, and nothing may
+    /// come after that.
+    pub fn queue_owed(&mut self, metrics: &WorkerMetrics) {
+        self.queue_notice(metrics);
         if let Some(pong) = self.pong.take() {
             self.push(Piece::whole(pong, 0), metrics);
         }
@@ -88,7 +207,7 @@ impl Outbox {
     ) -> io::Result<Flushed> {
         loop {
             if self.queue.is_empty() {
-                self.queue_pong(metrics);
+                self.queue_owed(metrics);
                 if self.queue.is_empty() {
                     return Ok(Flushed::Empty);
                 }
@@ -96,10 +215,12 @@ impl Outbox {
             let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
             let mut count = 0;
             let mut offered = 0;
-            for (slice, piece) in slices.iter_mut().zip(&self.queue) {
-                *slice = IoSlice::new(piece.as_bytes());
+            let mut sent = self.head_sent as usize;
+            for (slice, item) in slices.iter_mut().zip(&self.queue) {
+                let bytes = &item.as_bytes()[std::mem::take(&mut sent)..];
+                *slice = IoSlice::new(bytes);
                 count += 1;
-                offered += piece.len() as usize;
+                offered += bytes.len();
             }
             let taken = match writer.write_vectored(&slices[..count]) {
                 Ok(taken) => taken,
@@ -116,45 +237,106 @@ impl Outbox {
         }
     }
 
-    /// Drops what waits, except the rest of a frame that is partly on the wire: cut there, nothing after it
-    /// could be understood.
-    pub fn shed(&mut self, metrics: &WorkerMetrics) -> u32 {
-        let keep = usize::from(self.head_begun);
-        let mut dropped = 0;
-        for piece in self.queue.drain(keep.min(self.queue.len())..) {
-            dropped += piece.messages;
-            self.bytes -= piece.len();
-            metrics.queued.sub(u64::from(piece.messages));
-            metrics.queued_bytes.sub(u64::from(piece.len()));
-        }
-        self.pong = None;
-        dropped
-    }
-
     /// Messages that will never be delivered because the connection is gone.
     pub fn abandon(mut self, metrics: &WorkerMetrics) -> u32 {
-        self.head_begun = false;
-        self.shed(metrics)
+        metrics.queued_bytes.sub(u64::from(self.bytes));
+        let mut messages = 0;
+        for item in self.queue.drain(..) {
+            metrics.queued.sub(u64::from(item.messages));
+            metrics.queue_memory_unshared.sub(item.weight());
+            messages += item.messages;
+        }
+        messages
+    }
+
+    fn add(&mut self, piece: Piece, kind: Kind, metrics: &WorkerMetrics) {
+        let item = self.enter(piece, kind, metrics);
+        self.queue.push_back(item);
+    }
+
+    /// Enters a piece in the books.
+    fn enter(&mut self, piece: Piece, kind: Kind, metrics: &WorkerMetrics) -> Item {
+        let Piece { frame, start, end, messages } = piece;
+        metrics.queued.add(u64::from(messages));
+        metrics.queued_bytes.add(u64::from(end - start));
+        self.bytes = self.bytes.saturating_add(end - start);
+        match kind {
+            Kind::Own => {}
+            Kind::Published => {
+                self.droppable.bytes += end - start;
+                self.droppable.messages += messages;
+            }
+            Kind::Notice => {
+                metrics.due.add(u64::from(messages));
+                metrics.gap_notices.add(u64::from(messages));
+            }
+        }
+        let item = Item { frame, start, end, messages, kind };
+        metrics.queue_memory_unshared.add(item.weight());
+        item
+    }
+
+    /// Strikes an item of which nothing was sent from the books, but for what is droppable; gives its messages.
+    fn forget(&mut self, item: &Item, metrics: &WorkerMetrics) -> u32 {
+        metrics.queued.sub(u64::from(item.messages));
+        metrics.queued_bytes.sub(u64::from(item.len()));
+        metrics.queue_memory_unshared.sub(item.weight());
+        self.bytes -= item.len();
+        item.messages
+    }
+
+    fn queue_notice(&mut self, metrics: &WorkerMetrics) {
+        if let Some(notice) = self.notice.take() {
+            self.add(Piece::whole(notice, 1), Kind::Notice, metrics);
+        }
     }
 
     fn advance(&mut self, mut taken: u32, metrics: &WorkerMetrics) {
         metrics.bytes_out.add(u64::from(taken));
-        metrics.queued_bytes.sub(u64::from(taken));
-        self.bytes -= taken;
-        while let Some(first) = self.queue.front_mut() {
-            if taken < first.len() {
-                first.start += taken;
-                self.head_begun |= taken > 0;
+        while let Some(head) = self.queue.front() {
+            let left = head.len() - self.head_sent;
+            if taken == 0 && left > 0 {
                 return;
             }
-            taken -= first.len();
-            metrics.queued.sub(u64::from(first.messages));
-            metrics.delivered.add(u64::from(first.messages));
-            self.queue.pop_front();
-            self.head_begun = false;
+            self.begin_head(taken.min(left), metrics);
+            if taken < left {
+                return;
+            }
+            taken -= left;
+            let Some(done) = self.queue.pop_front() else { return };
+            metrics.queued.sub(u64::from(done.messages));
+            metrics.delivered.add(u64::from(done.messages));
+            metrics.queue_memory_unshared.sub(done.weight());
+            (self.head_begun, self.head_sent) = (false, 0);
         }
     }
 }
+
+impl Item {
+    /// The memory that it holds if nobody else holds its frame; a queue has up to two places for each item.
+    fn weight(&self) -> u64 {
+        self.frame.wire_len() as u64 + FRAME_OVERHEAD + 2 * size_of::<Self>() as u64
+    }
+
+    fn len(&self) -> u32 {
+        self.end - self.start
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.frame.as_bytes()[self.start as usize..self.end as usize]
+    }
+
+    /// How long its first frame is.
+    fn frame_len(&self) -> Option<u32> {
+        frame_len(self.as_bytes())
+    }
+}
+
+fn frame_len(bytes: &[u8]) -> Option<u32> {
+    own_header(bytes).map(|(header, used)| used as u32 + header.payload_len as u32)
+}
+
+const _: () = assert!(size_of::<Item>() <= 32, "every message to everybody who is slow pays for this");
 
 #[cfg(test)]
 mod tests {

@@ -40,8 +40,14 @@ pub enum Cause {
     Local,
     /// The peer broke the protocol or a limit.
     Protocol(ProtocolError),
+    /// The peer sent more messages than it may.
+    Rate,
+    /// It was as old as connections get.
+    Aged,
     /// The peer does not read what is sent to it.
     Slow,
+    /// All queues together held too much, and this one much of it.
+    Shed,
     /// The peer began a message and did not finish it in time.
     Unfinished,
     /// The peer does not answer pings.
@@ -53,7 +59,7 @@ pub enum Cause {
 /// What a transmission came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// With the kernel, or queued.
+    /// With the kernel, queued, or dropped and counted, as the route's policy says.
     Accepted,
     /// Refused, and counted as dropped: the queue is at its limit. Nothing of it was taken.
     Overflow,

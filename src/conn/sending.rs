@@ -2,29 +2,13 @@
 
 use std::io::{self, Write};
 
-use super::{Cause, Conn, Ended, Flushed, Outbox, Phase, Sent};
+use super::{Conn, Flushed, Outbox, Phase, QueueRules, Sent};
 use crate::config::Limits;
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
 use crate::proto::frame::{Frame, Piece};
-use crate::proto::{Close, CloseCode};
 
 impl Conn {
-    /// Too much waits for the peer: drops it, except what is partly sent, and says so with 1013. The Close has
-    /// room however full the queue was.
-    pub fn shed(&mut self, now: Millis, limits: &Limits, metrics: &WorkerMetrics) -> Option<Ended> {
-        let close = Close::new(CloseCode::TRY_AGAIN_LATER, "slow consumer");
-        let outbox = self.outbox.get_or_insert_with(|| Box::new(Outbox::new(now)));
-        metrics.dropped_slow.add(u64::from(outbox.shed(metrics)));
-        outbox.push(Piece::whole(Frame::close(&close), 0), metrics);
-        if !self.is_open() {
-            return None;
-        }
-        self.phase = Phase::CloseSent;
-        self.deadline = now.after(limits.close_timeout);
-        Some(Ended { close, cause: Cause::Slow })
-    }
-
     /// Sends bytes of our own making, which carry `messages` whole messages: to the writer as far as it takes
     /// them, the rest is queued, whatever its size. What a peer's own requests cause is bounded by not reading
     /// further ones ([`pauses_reading`](Self::pauses_reading)); the hard limit is for what others send to it.
@@ -42,7 +26,7 @@ impl Conn {
         if let Some(outbox) = &mut self.outbox {
             // Nothing follows a Close (section 5.5.1): what a ping is owed goes out before it.
             if !matches!(self.phase, Phase::Open { .. }) {
-                outbox.queue_pong(metrics);
+                outbox.queue_owed(metrics);
             }
             outbox.push(Piece::whole(Frame::from_encoded(bytes), messages), metrics);
             return Ok(());
@@ -53,12 +37,17 @@ impl Conn {
         if taken == bytes.len() {
             metrics.delivered.add(u64::from(messages));
         } else {
-            self.hold(now, Piece::whole(Frame::from_encoded(&bytes[taken..]), messages), taken > 0, metrics);
+            let mut outbox = Box::new(Outbox::new(now));
+            outbox.push(Piece::whole(Frame::from_encoded(&bytes[taken..]), messages), metrics);
+            if taken > 0 {
+                outbox.begin_head(0, metrics);
+            }
+            self.outbox = Some(outbox);
         }
         Ok(())
     }
 
-    /// Sends pieces of shared frames, as one, unless too much waits already.
+    /// Sends pieces of shared frames, as one; where something waits already, what the route's rules say.
     ///
     /// # Errors
     /// The writer's own, other than that it takes no more; the messages are counted as dropped.
@@ -67,11 +56,11 @@ impl Conn {
         now: Millis,
         pieces: &[Piece],
         writer: &mut impl Write,
-        limits: &Limits,
+        rules: &QueueRules,
         metrics: &WorkerMetrics,
     ) -> io::Result<Sent> {
         if self.outbox.is_some() {
-            return Ok(self.enqueue(pieces, limits, metrics));
+            return Ok(self.enqueue(now, pieces, rules, metrics));
         }
         if let [piece] = pieces {
             let taken = write_some(writer, piece.as_bytes())
@@ -81,18 +70,18 @@ impl Conn {
             if taken == piece.len() {
                 metrics.delivered.add(u64::from(piece.messages));
             } else {
-                let rest = Piece { start: piece.start + taken, ..piece.clone() };
-                self.hold(now, rest, taken > 0, metrics);
+                let mut outbox = self.outbox_for(now, pieces, metrics);
+                if taken > 0 {
+                    outbox.begin_head(taken, metrics);
+                }
+                self.keep(now, outbox, rules);
             }
             return Ok(Sent::Accepted);
         }
-        let mut outbox = Box::new(Outbox::new(now));
-        for piece in pieces {
-            outbox.push(piece.clone(), metrics);
-        }
+        let mut outbox = self.outbox_for(now, pieces, metrics);
         match outbox.flush(now, writer, metrics) {
             Ok(Flushed::Empty) => {}
-            Ok(Flushed::Blocked) => self.outbox = Some(outbox),
+            Ok(Flushed::Blocked) => self.keep(now, outbox, rules),
             Err(error) => {
                 metrics.dropped_closed.add(u64::from(outbox.abandon(metrics)));
                 return Err(error);
@@ -105,39 +94,39 @@ impl Conn {
     ///
     /// # Errors
     /// The writer's own, other than that it takes no more.
-    pub fn flush(&mut self, now: Millis, writer: &mut impl Write, metrics: &WorkerMetrics) -> io::Result<()> {
-        if let Some(outbox) = &mut self.outbox
-            && outbox.flush(now, writer, metrics)? == Flushed::Empty
-        {
-            self.outbox = None;
+    pub fn flush(
+        &mut self,
+        now: Millis,
+        writer: &mut impl Write,
+        limits: &Limits,
+        metrics: &WorkerMetrics,
+    ) -> io::Result<()> {
+        if let Some(outbox) = &mut self.outbox {
+            match outbox.flush(now, writer, metrics)? {
+                Flushed::Empty => self.outbox = None,
+                Flushed::Blocked => outbox.judge(now, limits.queue_soft),
+            }
         }
         Ok(())
     }
 
-    /// Queues pieces behind what waits already, all or none of them. The limit is for open connections: a Close
-    /// always has room.
-    fn enqueue(&mut self, pieces: &[Piece], limits: &Limits, metrics: &WorkerMetrics) -> Sent {
-        let added: u32 = pieces.iter().map(Piece::len).sum();
-        let Some(outbox) = &mut self.outbox else { return Sent::Accepted };
-        let full = outbox.bytes().saturating_add(added) > limits.queue_hard;
-        if full && matches!(self.phase, Phase::Open { .. }) {
-            let messages: u32 = pieces.iter().map(|piece| piece.messages).sum();
-            metrics.dropped_slow.add(u64::from(messages));
-            return Sent::Overflow;
-        }
+    /// A queue of pieces that the socket may not take whole.
+    fn outbox_for(&self, now: Millis, pieces: &[Piece], metrics: &WorkerMetrics) -> Box<Outbox> {
+        let mut outbox = Box::new(Outbox::new(now));
+        // What was compressed with a window of the connection's own is what the next message may refer to.
+        let droppable = self.streams.as_ref().is_none_or(|streams| streams.deflater.is_none());
         for piece in pieces {
-            outbox.push(piece.clone(), metrics);
+            if droppable {
+                outbox.publish(piece.clone(), metrics);
+            } else {
+                outbox.push(piece.clone(), metrics);
+            }
         }
-        Sent::Accepted
+        outbox
     }
 
-    /// Starts a queue with the rest of what the socket did not take.
-    fn hold(&mut self, now: Millis, rest: Piece, begun: bool, metrics: &WorkerMetrics) {
-        let mut outbox = Box::new(Outbox::new(now));
-        outbox.push(rest, metrics);
-        if begun {
-            outbox.mark_head_begun();
-        }
+    fn keep(&mut self, now: Millis, mut outbox: Box<Outbox>, rules: &QueueRules) {
+        outbox.judge(now, rules.soft);
         self.outbox = Some(outbox);
     }
 }

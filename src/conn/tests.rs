@@ -1,7 +1,9 @@
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use super::*;
-use crate::config::Deflate;
+use crate::config::{Deflate, RouteOptions, SlowPolicy};
+use crate::metrics::{Drops, Metrics};
 use crate::proto::frame::{Piece, encode_fragment};
 
 const KEY: [u8; 4] = [1, 2, 3, 4];
@@ -11,6 +13,8 @@ const KEY: [u8; 4] = [1, 2, 3, 4];
 struct Bench {
     conn: Conn,
     limits: Limits,
+    options: RouteOptions,
+    drops: Arc<Drops>,
     metrics: WorkerMetrics,
     pool: Pool,
     now: Millis,
@@ -49,7 +53,16 @@ impl Bench {
         let conn = Conn::new(Millis(0), &limits, 128);
         let metrics = WorkerMetrics::default();
         let pool = Pool::new(Deflate::default());
-        Self { conn, limits, metrics, pool, now: Millis(0), socket: Socket::default() }
+        Self {
+            conn,
+            limits,
+            options: RouteOptions::default(),
+            drops: Arc::default(),
+            metrics,
+            pool,
+            now: Millis(0),
+            socket: Socket::default(),
+        }
     }
 
     fn open() -> Self {
@@ -98,9 +111,17 @@ impl Bench {
 
     /// Sends one message from somebody else.
     fn deliver(&mut self, bytes: &[u8]) -> Sent {
-        let Self { conn, limits, metrics, now, socket, .. } = self;
-        let piece = Piece::whole(Frame::from_encoded(bytes), 1);
-        conn.transmit_pieces(*now, &[piece], socket, limits, metrics).expect("the socket does not fail")
+        self.deliver_pieces(&[Piece::whole(Frame::from_encoded(bytes), 1)])
+    }
+
+    fn deliver_pieces(&mut self, pieces: &[Piece]) -> Sent {
+        let rules = self.rules();
+        let Self { conn, metrics, now, socket, .. } = self;
+        conn.transmit_pieces(*now, pieces, socket, &rules, metrics).expect("the socket does not fail")
+    }
+
+    fn rules(&self) -> QueueRules {
+        QueueRules::new(&self.limits, &self.options, Arc::clone(&self.drops))
     }
 
     fn close(&mut self, close: &Close) {
@@ -116,14 +137,17 @@ impl Bench {
             return None;
         }
         let mut out = Vec::new();
-        let ended = self.conn.handle_timeout(self.now, &self.limits, &mut out, &self.metrics);
+        let rules = self.rules();
+        let ended = self.conn.handle_timeout(self.now, &self.limits, &rules, &mut out, &self.metrics);
         self.send(&out, 0);
         ended.map(|ended| ended.cause)
     }
 
     fn drain(&mut self) {
         self.socket.room = None;
-        self.conn.flush(self.now, &mut self.socket, &self.metrics).expect("the socket does not fail");
+        self.conn
+            .flush(self.now, &mut self.socket, &self.limits, &self.metrics)
+            .expect("the socket does not fail");
     }
 
     /// What went out since the last call.
@@ -319,7 +343,8 @@ fn a_slow_peer_is_told_so_even_though_its_queue_is_full() {
     bench.deliver(b"\x81\x03abc");
     bench.deliver(b"\x81\x01d");
     assert_eq!(bench.deliver(b"\x81\x05hello"), Sent::Overflow);
-    let ended = bench.conn.shed(bench.now, &bench.limits, &bench.metrics).expect("it was open");
+    let ended =
+        bench.conn.shed(bench.now, &bench.limits, &bench.rules(), &bench.metrics).expect("it was open");
     assert_eq!((ended.close.code, ended.cause), (CloseCode::TRY_AGAIN_LATER, Cause::Slow));
     bench.drain();
     assert_eq!(
@@ -338,7 +363,7 @@ fn a_queue_that_makes_no_progress_is_cut_and_one_that_does_is_not() {
     for tenth in 1..5 {
         bench.now = Millis(tenth * 9_000);
         bench.socket.room = Some(1);
-        bench.conn.flush(bench.now, &mut bench.socket, &bench.metrics).expect("no failure");
+        bench.conn.flush(bench.now, &mut bench.socket, &bench.limits, &bench.metrics).expect("no failure");
         assert_eq!(bench.at(tenth as f64 * 9.0 + 0.1), None);
     }
     assert_eq!(bench.at(45.9), None);
@@ -422,4 +447,296 @@ fn the_time_for_a_message_begins_anew_with_each() {
         bench.feed(&[0x81]);
         assert_eq!(bench.feed(&[0x81, 0, 0, 0, 0, b'x']), ["x"]);
     }
+}
+
+/// A text of one letter, as it goes on the wire: three bytes.
+fn letter(letter: char) -> Frame {
+    Frame::message(letter.to_string().as_str())
+}
+
+/// What is on a wire: texts as they are, `close` and its code for a Close.
+fn texts(mut wire: &[u8]) -> Vec<String> {
+    let mut texts = Vec::new();
+    while let Some((header, used)) = frame::own_header(wire) {
+        let payload = &wire[used..used + header.payload_len as usize];
+        texts.push(match header.opcode {
+            OpCode::Close => format!("close {}", u16::from_be_bytes([payload[0], payload[1]])),
+            _ => String::from_utf8_lossy(payload).into_owned(),
+        });
+        wire = &wire[used + payload.len()..];
+    }
+    assert!(wire.is_empty(), "cut inside a frame");
+    texts
+}
+
+impl Bench {
+    /// Open, with a socket that has taken one byte of a first message and takes no more, so that nothing that
+    /// follows is on the wire.
+    fn stalled(slow_policy: SlowPolicy) -> Self {
+        let mut bench = Self::handshaking();
+        bench.limits.ping_interval = Duration::ZERO;
+        bench.conn.open(bench.now, &bench.limits);
+        bench.options = RouteOptions { slow_policy, gap_notice: Some("gap".to_owned()) };
+        bench.socket.room = Some(1);
+        bench.publish("-");
+        bench
+    }
+
+    /// One batch of messages of one letter each, laid end to end.
+    fn publish(&mut self, letters: &str) -> Sent {
+        let bytes: Vec<u8> = letters.chars().flat_map(|it| letter(it).as_bytes().to_vec()).collect();
+        self.metrics.due.add(letters.len() as u64);
+        self.deliver_pieces(&[Piece::whole(Frame::from_encoded(&bytes), letters.len() as u32)])
+    }
+
+    /// What comes when the socket takes everything again; the ledger must balance.
+    fn drained(&mut self) -> Vec<String> {
+        self.drain();
+        let metrics = Metrics::sum([&self.metrics]);
+        let dropped = metrics.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, count)| count);
+        assert_eq!(metrics.due, metrics.delivered + dropped.sum::<u64>() + metrics.queued, "{metrics:?}");
+        assert_eq!((metrics.queued, metrics.queued_bytes, metrics.queue_memory_unshared), (0, 0, 0));
+        texts(&self.wire())
+    }
+}
+
+#[test]
+fn drop_newest_takes_what_fits_and_says_once_what_is_missing() {
+    let mut bench = Bench::stalled(SlowPolicy::DropNewest);
+    bench.limits.queue_hard = 2 + 3 * 3;
+    for batch in ["ab", "cd", "e", "fgh"] {
+        assert_eq!(bench.publish(batch), Sent::Accepted);
+    }
+    assert_eq!(bench.conn.queued_bytes(), 11, "abc fit to the byte, d does not");
+    // The notice needs its five bytes too.
+    bench.socket.room = Some(2 + 3 + 3);
+    bench.conn.flush(bench.now, &mut bench.socket, &bench.limits, &bench.metrics).expect("no failure");
+    bench.publish("ij");
+    assert_eq!(bench.conn.queued_bytes(), 3 + 5 + 3);
+    assert_eq!(bench.drained(), ["-", "a", "b", "c", "gap", "i", "gap"], "each gap once, the last at once");
+    assert_eq!((bench.metrics.dropped_newest.get(), bench.drops.newest.get()), (6, 6));
+    assert_eq!(bench.metrics.gap_notices.get(), 2);
+    bench.publish("k");
+    assert_eq!(bench.drained(), ["k"]);
+}
+
+#[test]
+fn drop_oldest_makes_room_and_says_once_what_is_missing() {
+    let mut bench = Bench::stalled(SlowPolicy::DropOldest);
+    bench.limits.queue_hard = 2 + 4 * 3;
+    bench.publish("abcd");
+    assert_eq!(bench.conn.queued_bytes(), 14, "at the limit nothing is dropped");
+    bench.publish("e");
+    assert_eq!(
+        bench.conn.queued_bytes(),
+        2 + 5 + 2 * 3,
+        "and one more: room for the notice, and for d and e"
+    );
+    bench.publish("f");
+    bench.publish("gh");
+    assert_eq!(bench.drained(), ["-", "gap", "g", "h"]);
+    assert_eq!((bench.metrics.dropped_oldest.get(), bench.drops.oldest.get()), (6, 6));
+    assert_eq!(bench.metrics.gap_notices.get(), 1);
+}
+
+#[test]
+fn the_newest_message_is_kept_even_where_it_is_larger_than_the_limit() {
+    let mut bench = Bench::stalled(SlowPolicy::DropOldest);
+    bench.limits.queue_hard = 4;
+    bench.publish("abcd");
+    assert_eq!(bench.drained(), ["-", "gap", "d"]);
+}
+
+#[test]
+fn latest_keeps_one_message_whatever_the_limit() {
+    let mut bench = Bench::stalled(SlowPolicy::Latest);
+    bench.publish("a");
+    assert_eq!(bench.metrics.dropped_superseded.get(), 0, "the one that is on its way is not replaced");
+    bench.publish("bcd");
+    bench.publish("e");
+    assert_eq!(bench.conn.queued_bytes(), 2 + 5 + 3);
+    assert_eq!(bench.drained(), ["-", "gap", "e"]);
+    assert_eq!((bench.metrics.dropped_superseded.get(), bench.drops.superseded.get()), (4, 4));
+    assert_eq!(bench.metrics.gap_notices.get(), 1);
+}
+
+#[test]
+fn of_a_batch_that_is_partly_sent_only_the_frame_on_its_way_is_kept() {
+    for (taken, wire) in [
+        (0, &["gap", "x"][..]),
+        (1, &["a", "gap", "x"]),
+        (2, &["a", "gap", "x"]),
+        (3, &["a", "gap", "x"]),
+        (4, &["a", "b", "gap", "x"]),
+        (6, &["a", "b", "gap", "x"]),
+        (7, &["a", "b", "c", "x"]),
+    ] {
+        let mut bench = Bench::open();
+        bench.options = RouteOptions { slow_policy: SlowPolicy::Latest, gap_notice: Some("gap".to_owned()) };
+        bench.socket.room = Some(taken);
+        bench.publish("abc");
+        bench.publish("x");
+        assert_eq!(bench.drained(), wire, "{taken} bytes were taken");
+    }
+}
+
+#[test]
+fn nothing_is_said_where_no_notice_is_set() {
+    for slow_policy in [SlowPolicy::DropNewest, SlowPolicy::DropOldest, SlowPolicy::Latest] {
+        let mut bench = Bench::stalled(slow_policy);
+        bench.options.gap_notice = None;
+        bench.limits.queue_hard = 2 + 3;
+        bench.publish("ab");
+        let kept = if slow_policy == SlowPolicy::DropNewest { "a" } else { "b" };
+        assert_eq!(bench.drained(), ["-", kept], "{slow_policy:?}");
+    }
+}
+
+#[test]
+fn what_its_own_app_sent_is_never_dropped() {
+    for (slow_policy, wire) in [
+        (SlowPolicy::DropNewest, &["-", "R", "a", "S", "gap"][..]),
+        (SlowPolicy::DropOldest, &["-", "R", "S", "gap", "b"]),
+        (SlowPolicy::Latest, &["-", "R", "S", "gap", "b"]),
+    ] {
+        let mut bench = Bench::stalled(slow_policy);
+        bench.limits.queue_hard = 2 + 3 * 3;
+        bench.metrics.due.add(2);
+        bench.send(letter('R').as_bytes(), 1);
+        bench.publish("a");
+        bench.send(letter('S').as_bytes(), 1);
+        bench.publish("b");
+        let got = bench.drained();
+        let (mut sorted, mut expected) = (got.clone(), wire.to_vec());
+        sorted.sort();
+        expected.sort();
+        assert_eq!(sorted, expected, "{slow_policy:?}: {got:?}");
+        assert!(got.iter().position(|it| it == "R") < got.iter().position(|it| it == "S"));
+    }
+}
+
+#[test]
+fn a_close_gets_out_under_each_policy_behind_what_waits() {
+    for (slow_policy, wire) in [
+        (SlowPolicy::Close, &["-", "close 4000"][..]),
+        (SlowPolicy::DropNewest, &["-", "gap", "close 4000"]),
+        (SlowPolicy::DropOldest, &["-", "gap", "c", "close 4000"]),
+        (SlowPolicy::Latest, &["-", "gap", "c", "close 4000"]),
+    ] {
+        let mut bench = Bench::stalled(slow_policy);
+        bench.limits.queue_hard = 4;
+        let sent = bench.publish("abc");
+        assert_eq!(sent == Sent::Overflow, slow_policy == SlowPolicy::Close);
+        bench.frame(OpCode::Ping, b"");
+        bench.close(&Close::new(CloseCode::new(4000).expect("a code of the application"), "reason"));
+        let mut got = bench.drained();
+        got.retain(|it| !it.is_empty());
+        assert_eq!(got, wire, "{slow_policy:?}");
+    }
+}
+
+#[test]
+fn over_the_soft_limit_a_connection_has_so_long_and_no_longer() {
+    let mut bench = Bench::stalled(SlowPolicy::Close);
+    (bench.limits.queue_soft, bench.limits.progress_timeout) = (6, Duration::from_secs(3600));
+    bench.publish("ab");
+    assert_eq!(bench.conn.deadline(&bench.limits).min(Millis(20_000)), Millis(20_000), "at the limit");
+    bench.now = Millis(5_000);
+    bench.publish("c");
+    assert_eq!(bench.conn.deadline(&bench.limits), Millis(15_000), "one more, from now on");
+    bench.now = Millis(9_000);
+    bench.publish("d");
+    assert_eq!(bench.at(14.999), None);
+    assert_eq!(bench.at(15.0), Some(Cause::Slow));
+    assert_eq!(bench.drained(), ["-", "close 1013"]);
+}
+
+#[test]
+fn below_the_soft_limit_the_time_begins_anew_and_zero_is_none() {
+    let mut bench = Bench::stalled(SlowPolicy::Close);
+    (bench.limits.queue_soft, bench.limits.progress_timeout) = (6, Duration::from_secs(3600));
+    bench.publish("abc");
+    bench.now = Millis(9_000);
+    // The rest of the first one, and a byte: that message is on its way and waits no longer.
+    bench.socket.room = Some(3);
+    bench.conn.flush(bench.now, &mut bench.socket, &bench.limits, &bench.metrics).expect("no failure");
+    assert_eq!(bench.at(10.1), None);
+    bench.publish("defg");
+    assert_eq!(bench.at(20.0), None);
+    assert_eq!(bench.at(20.1), Some(Cause::Slow));
+
+    let mut bench = Bench::stalled(SlowPolicy::Close);
+    (bench.limits.queue_soft, bench.limits.progress_timeout) = (0, Duration::from_secs(3600));
+    bench.publish("abc");
+    assert_eq!(bench.conn.deadline(&bench.limits).min(Millis(1_000_000)), Millis(1_000_000));
+    assert_eq!(bench.at(1_000.0), None);
+}
+
+#[test]
+fn where_messages_are_dropped_the_soft_limit_becomes_a_hard_one() {
+    let mut bench = Bench::stalled(SlowPolicy::DropOldest);
+    (bench.limits.queue_soft, bench.limits.progress_timeout) = (12, Duration::from_secs(3600));
+    bench.publish("abcde");
+    assert_eq!(bench.at(10.0), None);
+    assert!(bench.conn.is_open() && bench.conn.deadline(&bench.limits) > Millis(1_000_000), "asked once");
+    assert_eq!(bench.metrics.dropped_oldest.get(), 0, "not before there is more");
+    bench.publish("f");
+    assert_eq!(bench.conn.queued_bytes(), 2 + 5 + 3, "12 with the notice, of which 2 are on the way");
+    bench.publish("g");
+    assert_eq!(bench.conn.queued_bytes(), 2 + 5 + 3 + 3, "it is below, and has its limits back");
+    assert_eq!(bench.drained(), ["-", "gap", "f", "g"]);
+}
+
+#[test]
+fn a_queue_that_is_relieved_loses_what_others_sent_or_its_connection() {
+    let mut bench = Bench::stalled(SlowPolicy::Latest);
+    bench.publish("a");
+    let rules = bench.rules();
+    let memory = bench.conn.queue_memory();
+    assert!(memory > 0);
+    assert_eq!(bench.conn.relieve(bench.now, &bench.limits, &rules, &bench.metrics), None);
+    assert!(bench.conn.is_open() && bench.conn.queue_memory() < memory);
+    assert_eq!((bench.metrics.dropped_shed.get(), bench.drops.shed.get()), (1, 1));
+    // Nothing of what others sent is left: now it is the connection.
+    let ended = bench.conn.relieve(bench.now, &bench.limits, &rules, &bench.metrics).expect("it was open");
+    assert_eq!((ended.close.code, ended.cause), (CloseCode::TRY_AGAIN_LATER, Cause::Shed));
+    assert_eq!(bench.drained(), ["-", "close 1013"]);
+    assert_eq!(bench.conn.relieve(bench.now, &bench.limits, &rules, &bench.metrics), None, "it is closed");
+
+    let mut bench = Bench::stalled(SlowPolicy::Close);
+    bench.publish("abc");
+    let rules = bench.rules();
+    assert!(bench.conn.relieve(bench.now, &bench.limits, &rules, &bench.metrics).is_some());
+    assert_eq!(bench.drained(), ["-", "close 1013"]);
+    assert_eq!(bench.drops.shed.get(), 3);
+}
+
+#[test]
+fn a_frame_in_many_queues_is_in_memory_once() {
+    let frame = Frame::message(&[0u8; 100_000][..]);
+    let piece = Piece::whole(frame, 1);
+    let mut benches: Vec<_> = (0..10).map(|_| Bench::stalled(SlowPolicy::Close)).collect();
+    for bench in &mut benches {
+        bench.deliver_pieces(std::slice::from_ref(&piece));
+    }
+    drop(piece);
+    let memory: u64 = benches.iter().map(|bench| bench.conn.queue_memory()).sum();
+    assert!((100_000..110_000).contains(&memory), "{memory}");
+    let unshared: u64 = benches.iter().map(|bench| bench.metrics.queue_memory_unshared.get()).sum();
+    assert!(unshared >= memory.max(1_000_000), "{unshared} is never less than {memory}");
+}
+
+#[test]
+fn a_notice_stands_for_what_is_missing_until_it_has_gone_out() {
+    let mut bench = Bench::stalled(SlowPolicy::Latest);
+    bench.publish("ab");
+    // All of the notice but a byte: nobody can have read it.
+    bench.socket.room = Some(2 + 4);
+    bench.conn.flush(bench.now, &mut bench.socket, &bench.limits, &bench.metrics).expect("no failure");
+    bench.publish("c");
+    assert_eq!(bench.metrics.gap_notices.get(), 1);
+    bench.socket.room = Some(1);
+    bench.conn.flush(bench.now, &mut bench.socket, &bench.limits, &bench.metrics).expect("no failure");
+    bench.publish("d");
+    assert_eq!(bench.drained(), ["-", "gap", "gap", "d"], "it may have asked for the state that c changed");
 }

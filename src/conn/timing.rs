@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cause, Conn, Ended, Phase};
+use super::{Cause, Conn, Ended, Phase, QueueRules};
 use crate::config::Limits;
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
@@ -16,7 +16,9 @@ impl Conn {
             return self.deadline;
         }
         let stalled = self.outbox.as_ref().map_or(Millis::NEVER, |outbox| outbox.progress_at());
+        let over_soft = self.outbox.as_ref().map_or(Millis::NEVER, |outbox| outbox.over_soft_at());
         self.deadline
+            .min(over_soft.after(limits.queue_soft_time))
             .min(stalled.after(limits.progress_timeout))
             .min(self.message_began.after(limits.assembly_timeout))
     }
@@ -26,18 +28,24 @@ impl Conn {
         &mut self,
         now: Millis,
         limits: &Limits,
+        rules: &QueueRules,
         out: &mut Vec<u8>,
         metrics: &WorkerMetrics,
     ) -> Option<Ended> {
+        let over_soft = self.outbox.as_ref().map_or(Millis::NEVER, |it| it.over_soft_at());
+        if self.is_open() && now >= over_soft.after(limits.queue_soft_time) {
+            let ended = self.over_soft(now, limits, rules, metrics);
+            if ended.is_some() {
+                return ended;
+            }
+        }
         let stalled =
             self.outbox.as_ref().is_some_and(|it| now >= it.progress_at().after(limits.progress_timeout));
         match self.phase {
-            Phase::Open { .. } if stalled => self.shed(now, limits, metrics),
+            Phase::Open { .. } if stalled => self.shed(now, limits, rules, metrics),
             Phase::Open { .. } if now >= self.message_began.after(limits.assembly_timeout) => {
                 let close = Close::new(CloseCode::POLICY, "message not finished in time");
-                frame::encode_close(out, &close);
-                self.finish(now, limits);
-                Some(Ended { close, cause: Cause::Unfinished })
+                self.fail(now, close, Cause::Unfinished, limits, out)
             }
             Phase::Open { pinged_at } => self.keep_alive(now, pinged_at, limits, out),
             Phase::Handshake(_) if now >= self.deadline => {

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use crate::proto::handshake::Response;
+use crate::state::State;
 
 /// The chat page of the `wsd` program: one file, no external resources.
 pub const CHAT_PAGE: &str = include_str!("chat.html");
@@ -35,8 +36,8 @@ impl Page {
     }
 }
 
-/// The answer to a plain GET of `path`: a page, `ok` for `/healthz`, or 404.
-pub fn respond(pages: &[Page], path: &str) -> Response {
+/// The answer to a plain GET of `path`: a page, `ok` for `/healthz`, the state for `/readyz`, or 404.
+pub fn respond(pages: &[Page], path: &str, state: State) -> Response {
     if let Some(page) = pages.iter().find(|page| page.path == path) {
         let mut response = Response::text(200, "");
         response.content_type = page.content_type.clone();
@@ -46,7 +47,17 @@ pub fn respond(pages: &[Page], path: &str) -> Response {
     }
     match path {
         "/healthz" => Response::text(200, "ok"),
+        "/readyz" => readiness(state),
         _ => Response::text(404, "not found\n"),
+    }
+}
+
+/// Whether to send clients here: 200, or 503 as long as there is a reason not to.
+pub fn readiness(state: State) -> Response {
+    match state {
+        State::Starting => Response::text(503, "starting"),
+        State::Ready => Response::text(200, "ready"),
+        State::Draining => Response::text(503, "draining"),
     }
 }
 
@@ -57,11 +68,14 @@ mod tests {
     #[test]
     fn pages_health_and_nothing() {
         let pages = [Page::html("/", "<p>hi")];
-        let page = respond(&pages, "/");
+        let page = respond(&pages, "/", State::Ready);
         assert_eq!((page.status, &*page.body), (200, &b"<p>hi"[..]));
         assert!(page.content_type.starts_with("text/html"));
-        assert_eq!(&*respond(&pages, "/healthz").body, b"ok");
-        assert_eq!(respond(&pages, "/healthz/").status, 404);
-        assert_eq!(respond(&[], "/").status, 404);
+        assert_eq!(&*respond(&pages, "/healthz", State::Draining).body, b"ok");
+        assert_eq!(respond(&pages, "/healthz/", State::Ready).status, 404);
+        assert_eq!(respond(&[], "/", State::Ready).status, 404);
+        for (state, status) in [(State::Starting, 503), (State::Ready, 200), (State::Draining, 503)] {
+            assert_eq!(respond(&pages, "/readyz", state).status, status);
+        }
     }
 }

@@ -6,9 +6,11 @@
 
 use std::sync::{Arc, OnceLock};
 
+use crate::id::Micros;
+use crate::metrics::NO_ROUTE;
+use crate::proto::OpCode;
 use crate::proto::deflate::{Deflater, Pool, Window};
-use crate::proto::frame::{self, Frame, Piece};
-use crate::proto::{Header, OpCode, Role, Status};
+use crate::proto::frame::{self, Frame, Piece, own_header};
 
 /// From this size on a frame is shared as it is: copying it would cost more than the second slice of a
 /// vectored write.
@@ -19,6 +21,10 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A buffer larger than this is not kept for the next turn.
 const KEPT_BYTES: usize = 4 * 1024;
+
+/// Batches that wait for the same members go out as one up to this many bytes. More would save little, and a member's
+/// queue takes a batch as a whole or not at all.
+const JOINED_BYTES: usize = 16 * 1024;
 
 /// One encoded frame with one message in it.
 #[derive(Clone, Copy, Debug)]
@@ -39,9 +45,25 @@ impl FrameRef<'_> {
     }
 }
 
+/// Where and when something was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The publisher's route.
+    pub route: u16,
+    /// When the turn began in which it was.
+    pub at: Micros,
+}
+
+impl Default for Stamp {
+    fn default() -> Self {
+        Self { route: NO_ROUTE, at: Micros(0) }
+    }
+}
+
 /// What a topic gets in the present turn.
 #[derive(Debug, Default)]
 pub struct Pending {
+    stamp: Stamp,
     sealed: Vec<Piece>,
     open: Vec<u8>,
     open_messages: u32,
@@ -50,7 +72,7 @@ pub struct Pending {
 }
 
 /// A message that one member does not get, by its number in the batch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct LeftOut {
     slot: u32,
     message: u32,
@@ -62,9 +84,13 @@ pub struct Batch {
     plain: Pieces,
     /// `None` where nobody can have agreed on compression.
     deflated: Option<Arc<Deflated>>,
+    /// What it was joined from, where that may be wanted compressed: each part is compressed once for all workers.
+    parts: Option<Arc<[Batch]>>,
+    /// By slot and message.
     left_out: Option<Arc<[LeftOut]>>,
     messages: u32,
     wire_len: usize,
+    stamp: Stamp,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +106,11 @@ impl Pending {
     /// Whether nothing was published.
     pub fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.open.is_empty()
+    }
+
+    /// Says where and when the first of the messages was published; it speaks for the whole batch.
+    pub fn stamp(&mut self, stamp: Stamp) {
+        self.stamp = stamp;
     }
 
     /// Adds one message, for all but `except`.
@@ -109,16 +140,15 @@ impl Pending {
     pub fn seal(&mut self, deflates: bool) -> Batch {
         self.close_buffer();
         let wire_len = self.sealed.iter().map(|piece| piece.len() as usize).sum();
-        let plain = match self.sealed.pop() {
-            Some(only) if self.sealed.is_empty() => Pieces::One(only),
-            last => Pieces::Many(self.sealed.drain(..).chain(last).collect()),
-        };
+        self.left_out.sort_unstable();
         Batch {
-            plain,
+            plain: Pieces::from_list(&mut self.sealed),
             deflated: deflates.then(Arc::default),
+            parts: None,
             left_out: (!self.left_out.is_empty()).then(|| self.left_out.drain(..).collect()),
             messages: std::mem::take(&mut self.messages),
             wire_len,
+            stamp: self.stamp,
         }
     }
 
@@ -137,7 +167,65 @@ impl Pending {
     }
 }
 
+impl Pieces {
+    /// Empties the list, and leaves it its room.
+    fn from_list(list: &mut Vec<Piece>) -> Self {
+        match list.pop() {
+            Some(only) if list.is_empty() => Self::One(only),
+            last => Self::Many(list.drain(..).chain(last).collect()),
+        }
+    }
+}
+
 impl Batch {
+    /// One message for all.
+    pub fn single(frame: Frame, deflates: bool, stamp: Stamp) -> Self {
+        let wire_len = frame.wire_len();
+        Self {
+            plain: Pieces::One(Piece::whole(frame, 1)),
+            deflated: deflates.then(Arc::default),
+            parts: None,
+            left_out: None,
+            messages: 1,
+            wire_len,
+            stamp,
+        }
+    }
+
+    /// How many of these batches, from the first on, may go out as one: at least one.
+    pub fn joinable<'a>(batches: impl Iterator<Item = &'a Self>) -> usize {
+        let mut bytes = 0;
+        let fits = |batch: &&Self| {
+            bytes += batch.wire_len;
+            bytes <= JOINED_BYTES
+        };
+        batches.take_while(fits).count().max(1)
+    }
+
+    /// One batch of several for the same members, in their order: one write to each member instead of one for each.
+    pub fn join<'a>(batches: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        // The first was published first.
+        let stamp = batches.clone().next().map(Self::stamp).unwrap_or_default();
+        let (mut messages, mut wire_len, mut left_out) = (0, 0, Vec::new());
+        for batch in batches.clone() {
+            let own = batch.left_out.as_deref().unwrap_or_default();
+            left_out.extend(own.iter().map(|it| LeftOut { message: it.message + messages, ..*it }));
+            messages += batch.messages;
+            wire_len += batch.wire_len;
+        }
+        left_out.sort_unstable();
+        let deflates = batches.clone().any(|batch| batch.deflated.is_some());
+        Self {
+            plain: Pieces::from_list(&mut join_pieces(batches.clone().flat_map(Self::pieces))),
+            deflated: deflates.then(Arc::default),
+            parts: deflates.then(|| batches.cloned().collect()),
+            left_out: (!left_out.is_empty()).then(|| left_out.into()),
+            messages,
+            wire_len,
+            stamp,
+        }
+    }
+
     /// What a member gets that is left out of nothing.
     pub fn pieces(&self) -> &[Piece] {
         match &self.plain {
@@ -150,7 +238,16 @@ impl Batch {
     pub fn deflated(&self, window: Window, pool: &mut Pool) -> &[Piece] {
         let Some(deflated) = &self.deflated else { return self.pieces() };
         let slot = &deflated[usize::from(window.bits() - Window::MIN.bits())];
-        slot.get_or_init(|| deflate(self.pieces(), pool.deflater(window)))
+        slot.get_or_init(|| match &self.parts {
+            None => deflate(self.pieces(), pool.deflater(window), false),
+            Some(parts) => {
+                let mut pieces = Vec::new();
+                for part in parts.iter() {
+                    pieces.extend_from_slice(part.deflated(window, pool));
+                }
+                join_pieces(pieces.iter()).into_boxed_slice()
+            }
+        })
     }
 
     /// Messages in it.
@@ -163,6 +260,17 @@ impl Batch {
         self.wire_len
     }
 
+    /// The same, published there and then.
+    #[must_use]
+    pub fn stamped(self, stamp: Stamp) -> Self {
+        Self { stamp, ..self }
+    }
+
+    /// Where and when its first message was published.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
     /// Messages in it for one member.
     pub fn messages_for(&self, slot: u32) -> u32 {
         self.messages - self.left_out(slot).count() as u32
@@ -170,7 +278,7 @@ impl Batch {
 
     /// Whether `slot` gets less than the whole.
     pub fn leaves_out(&self, slot: u32) -> bool {
-        self.left_out(slot).next().is_some()
+        self.left_out.is_some() && self.left_out(slot).next().is_some()
     }
 
     /// The batch for members on other workers: slots here mean nothing there.
@@ -181,7 +289,8 @@ impl Batch {
     /// The numbers of the messages that `slot` is left out of, ascending.
     fn left_out(&self, slot: u32) -> impl Iterator<Item = u32> {
         let all = self.left_out.as_deref().unwrap_or_default();
-        all.iter().filter(move |part| part.slot == slot).map(|part| part.message)
+        let first = all.partition_point(|it| it.slot < slot);
+        all[first..].iter().take_while(move |it| it.slot == slot).map(|it| it.message)
     }
 
     /// Writes to `out` what `slot` gets of `pieces`, which are all of this batch, plain or compressed: less the
@@ -207,14 +316,41 @@ impl Batch {
     }
 }
 
-/// The pieces for one member, compressed by `deflater`, in new frames.
-pub fn deflate(pieces: &[Piece], deflater: &mut Deflater) -> Box<[Piece]> {
+/// The same bytes in fewer pieces: small ones are laid end to end, large ones stay as they are.
+fn join_pieces<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Vec<Piece> {
+    let (mut joined, mut open, mut messages) = (Vec::new(), Vec::new(), 0);
+    let close = |open: &mut Vec<u8>, messages: &mut u32, joined: &mut Vec<Piece>| {
+        if !open.is_empty() {
+            joined.push(Piece::whole(Frame::from_encoded(open), std::mem::take(messages)));
+            open.clear();
+        }
+    };
+    for piece in pieces {
+        // A run of small frames is copied again; a frame that is large by itself is not.
+        if piece.messages <= 1 && piece.len() as usize >= LARGE_FRAME_BYTES {
+            close(&mut open, &mut messages, &mut joined);
+            joined.push(piece.clone());
+        } else {
+            open.extend_from_slice(piece.as_bytes());
+            messages += piece.messages;
+        }
+    }
+    close(&mut open, &mut messages, &mut joined);
+    joined
+}
+
+/// The pieces for one member, compressed by `deflater`, in new frames. `droppable`: some of the messages may never
+/// be sent, so nothing that follows refers to them.
+pub fn deflate(pieces: &[Piece], deflater: &mut Deflater, droppable: bool) -> Box<[Piece]> {
     let one = |piece: &Piece| {
         let mut bytes = Vec::with_capacity(piece.len() as usize / 2);
         for (start, end) in frames(piece) {
             let frame = &piece.frame.as_bytes()[start as usize..end as usize];
             let (opcode, payload) = unwrap_frame(frame);
             frame::encode_deflated(&mut bytes, opcode, payload, None, deflater);
+            if droppable {
+                deflater.forget();
+            }
         }
         Piece::whole(Frame::from_encoded(&bytes), piece.messages)
     };
@@ -237,14 +373,6 @@ fn unwrap_frame(frame: &[u8]) -> (OpCode, &[u8]) {
     match own_header(frame) {
         Some((header, used)) => (header.opcode, &frame[used..]),
         None => (OpCode::Binary, frame),
-    }
-}
-
-/// The header of a frame that we encoded ourselves; `None` at the end of the bytes.
-fn own_header(bytes: &[u8]) -> Option<(Header, usize)> {
-    match Header::decode(bytes, Role::Client, true) {
-        Ok(Status::Complete(complete)) => Some(complete),
-        _ => None,
     }
 }
 
@@ -361,6 +489,54 @@ mod tests {
         assert_eq!(batch.deflated(Window::MAX, &mut pools[0]).as_ptr(), first);
         assert_eq!(elsewhere.deflated(Window::MAX, &mut pools[1]).as_ptr(), first, "on other workers too");
         assert_ne!(batch.deflated(Window::MIN, &mut pools[0]).as_ptr(), first);
+    }
+
+    #[test]
+    fn joined_batches_are_one_buffer_and_leave_out_what_their_parts_do() {
+        let batch = |texts: &[(&str, u32)]| {
+            let mut pending = Pending::default();
+            for (text, sender) in texts {
+                pending.push(FrameRef::Shared(&Frame::message(*text)), Some(*sender));
+            }
+            pending.seal(true)
+        };
+        let parts = [batch(&[("a", 1), ("b", 2)]), batch(&[("c", 1)]), batch(&[("d", 3)])];
+        assert_eq!(Batch::joinable(parts.iter()), 3);
+        let joined = Batch::join(parts.iter());
+        assert_eq!((joined.pieces().len(), joined.messages(), joined.wire_len()), (1, 4, 12));
+        for (slot, expected) in [(1, "bd"), (2, "acd"), (3, "abc"), (4, "abcd")] {
+            let (bytes, messages) = bytes_for(&joined, slot);
+            assert_eq!((payloads(&bytes).0.concat(), messages), (expected.to_owned(), expected.len() as u32));
+        }
+    }
+
+    #[test]
+    fn joining_has_a_limit_and_copies_no_large_frame() {
+        let of_size = |len: usize| {
+            let mut pending = Pending::default();
+            pending.push(FrameRef::Shared(&Frame::message(&vec![0; len][..])), None);
+            pending.seal(false)
+        };
+        // 4 bytes of header each.
+        let half = of_size(JOINED_BYTES / 2 - 4);
+        assert_eq!(Batch::joinable([&half, &half, &half].into_iter()), 2);
+        assert_eq!(Batch::joinable([&half, &of_size(JOINED_BYTES / 2 - 3)].into_iter()), 1);
+        assert_eq!(Batch::joinable([&of_size(2 * JOINED_BYTES), &half].into_iter()), 1);
+        let joined = Batch::join([&of_size(1), &half].into_iter());
+        assert_eq!(joined.pieces()[1].frame.as_bytes().as_ptr(), half.pieces()[0].frame.as_bytes().as_ptr());
+    }
+
+    #[test]
+    fn a_part_of_a_joined_batch_is_compressed_once_for_all_workers() {
+        let (batch, large) = mixed();
+        let mut pool = Pool::new(crate::config::Deflate::default());
+        let elsewhere = batch.deflated(Window::MAX, &mut pool).to_vec();
+        let joined = Batch::join([&batch, &batch].into_iter());
+        let (bytes, messages) = join(&joined, 9, joined.deflated(Window::MAX, &mut pool));
+        assert_eq!(messages, 2 * batch.messages());
+        assert_eq!(payloads(&bytes).0, ["one", "two", "three", &large, "four"].repeat(2));
+        let once: usize = elsewhere.iter().map(|piece| piece.len() as usize).sum();
+        assert_eq!(bytes.len(), 2 * once);
     }
 
     #[test]

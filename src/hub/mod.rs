@@ -6,6 +6,7 @@
 //!
 //! A member is a slot number; whoever gives it out must call [`Hub::leave_all`] before it is used again.
 
+pub mod audience;
 pub mod batch;
 
 use std::collections::{HashMap, VecDeque};
@@ -13,7 +14,8 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use batch::{Batch, Pending};
+use audience::Audience;
+use batch::{Batch, Pending, Stamp};
 
 /// Nobody: the mark of a place in a topic whose member has left while a fan-out was under way, and the end of
 /// a list.
@@ -36,8 +38,13 @@ pub struct Hub {
     pending_bytes: usize,
     /// Bytes of batches that are done with.
     finished_bytes: usize,
+    /// The stamps of batches that the last member has just had.
+    finished: Vec<Stamp>,
     /// Whether some members may have agreed on compression.
     deflates: bool,
+    /// Where other workers see which topics have members here.
+    audience: Arc<Audience>,
+    worker: usize,
 }
 
 #[derive(Debug)]
@@ -76,9 +83,9 @@ struct Job {
 }
 
 impl Hub {
-    /// A hub without topics. `deflates` is whether connections may agree on compression.
-    pub fn new(deflates: bool) -> Self {
-        Self { deflates, ..Self::default() }
+    /// The hub of a worker, without topics. `deflates` is whether connections may agree on compression.
+    pub fn new(worker: usize, audience: Arc<Audience>, deflates: bool) -> Self {
+        Self { worker, audience, deflates, ..Self::default() }
     }
 
     /// Makes `slot` a member. Returns false where it was one already.
@@ -96,6 +103,9 @@ impl Hub {
         let node = self.nodes.insert(Node { topic: id, index, next }) as u32;
         topic.members.push(Place { slot, node });
         topic.live += 1;
+        if topic.live == 1 {
+            self.audience.add(self.worker, &topic.name);
+        }
         true
     }
 
@@ -134,11 +144,12 @@ impl Hub {
     }
 
     /// Adds a message, as one encoded frame, to what `topic` gets in this turn; all but `except`.
-    pub fn publish(&mut self, topic: &str, frame: batch::FrameRef<'_>, except: Option<u32>) {
+    pub fn publish(&mut self, topic: &str, frame: batch::FrameRef<'_>, except: Option<u32>, stamp: Stamp) {
         let id = self.topic_or_new(topic);
         let topic = &mut self.topics[id as usize];
         if topic.pending.is_empty() {
             self.dirty.push(id);
+            topic.pending.stamp(stamp);
         }
         self.pending_bytes += frame.wire_len();
         topic.pending.push(frame, except);
@@ -147,6 +158,9 @@ impl Hub {
     /// Ends the turn: what was published becomes fan-out work, and `remote` gets each topic's batch to pass to
     /// the other workers.
     pub fn seal(&mut self, mut remote: impl FnMut(&Arc<str>, &Batch)) {
+        if self.dirty.is_empty() {
+            return;
+        }
         self.pending_bytes = 0;
         let mut dirty = std::mem::take(&mut self.dirty);
         for id in dirty.drain(..) {
@@ -172,21 +186,31 @@ impl Hub {
         !self.jobs.is_empty()
     }
 
-    /// The next delivery: a member and the batch it gets. Batches are done in the order in which they were
-    /// sealed, so that each member gets one sender's messages in order.
-    pub fn next_delivery(&mut self) -> Option<(u32, &Batch)> {
+    /// The next deliveries, at most `max`: the members go to `slots`, which is emptied first, and all get the batch.
+    /// Until the next call nobody of them may leave but by [`leave_all`](Self::leave_all) after its own delivery.
+    ///
+    /// Batches are done in the order in which they were sealed, so that each member gets one sender's messages in
+    /// order; those that wait one behind the other for the same members go out as one.
+    pub fn next_deliveries(&mut self, max: usize, slots: &mut Vec<u32>) -> Option<Batch> {
+        slots.clear();
         loop {
+            if self.jobs.front()?.cursor == 0 {
+                self.join_waiting();
+            }
             let job = self.jobs.front_mut()?;
             let members = &self.topics[job.topic as usize].members;
-            while job.cursor < job.end {
-                let slot = members[job.cursor as usize].slot;
-                job.cursor += 1;
-                if slot != NONE {
-                    return self.jobs.front().map(|job| (slot, &job.batch));
-                }
+            while job.cursor < job.end && slots.len() < max {
+                let end = job.end.min(job.cursor.saturating_add((max - slots.len()) as u32));
+                let some = &members[job.cursor as usize..end as usize];
+                slots.extend(some.iter().map(|member| member.slot).filter(|&slot| slot != NONE));
+                job.cursor = end;
+            }
+            if !slots.is_empty() {
+                return Some(job.batch.clone());
             }
             let topic = job.topic;
             self.finished_bytes += job.batch.wire_len();
+            self.finished.push(job.batch.stamp());
             self.jobs.pop_front();
             self.topics[topic as usize].jobs -= 1;
             self.compact(topic);
@@ -209,6 +233,11 @@ impl Hub {
         std::mem::take(&mut self.finished_bytes)
     }
 
+    /// The batches that the last member here has had since the last call; those without members are not among them.
+    pub fn drain_finished(&mut self) -> impl Iterator<Item = Stamp> + '_ {
+        self.finished.drain(..)
+    }
+
     /// Queues the fan-out of a batch to the members of now.
     fn start(&mut self, id: u32, batch: Batch) {
         let topic = &mut self.topics[id as usize];
@@ -218,6 +247,21 @@ impl Hub {
         }
         topic.jobs += 1;
         self.jobs.push_back(Job { topic: id, batch, cursor: 0, end: topic.members.len() as u32 });
+    }
+
+    /// Makes the first job, which has not begun, and those behind it one job, as far as they are for the same members.
+    fn join_waiting(&mut self) {
+        let Some(&Job { topic, end, .. }) = self.jobs.front() else { return };
+        // Who came between two batches gets the second alone.
+        let same = self.jobs.iter().take_while(|job| job.topic == topic && job.end == end);
+        let count = Batch::joinable(same.map(|job| &job.batch));
+        if count == 1 {
+            return;
+        }
+        let batch = Batch::join(self.jobs.iter().take(count).map(|job| &job.batch));
+        self.jobs.drain(..count);
+        self.jobs.push_front(Job { topic, batch, cursor: 0, end });
+        self.topics[topic as usize].jobs -= count as u32 - 1;
     }
 
     fn topic_or_new(&mut self, name: &str) -> u32 {
@@ -255,6 +299,9 @@ impl Hub {
         let Node { topic: id, index, .. } = self.nodes.remove(node as usize);
         let topic = &mut self.topics[id as usize];
         topic.live -= 1;
+        if topic.live == 0 {
+            self.audience.remove(self.worker, &topic.name);
+        }
         if topic.jobs == 0 {
             topic.members.swap_remove(index as usize);
             if let Some(moved) = topic.members.get(index as usize) {

@@ -1,9 +1,9 @@
-use super::batch::FrameRef;
+use super::batch::{FrameRef, Stamp};
 use super::*;
 use crate::proto::Frame;
 
 fn publish(hub: &mut Hub, topic: &str, text: &str) {
-    hub.publish(topic, FrameRef::Shared(&Frame::message(text)), None);
+    hub.publish(topic, FrameRef::Shared(&Frame::message(text)), None, Stamp::default());
 }
 
 /// Everything that is due now: `(member, bytes)` in order.
@@ -16,7 +16,9 @@ fn deliveries(hub: &mut Hub) -> Vec<(u32, String)> {
 }
 
 fn next(hub: &mut Hub) -> Option<(u32, String)> {
-    let (slot, batch) = hub.next_delivery()?;
+    let mut slots = Vec::new();
+    let batch = hub.next_deliveries(1, &mut slots)?;
+    let [slot] = slots[..] else { panic!("one was asked for: {slots:?}") };
     let bytes: Vec<u8> = batch.pieces().iter().flat_map(|piece| piece.as_bytes().to_vec()).collect();
     // Each text is one letter, in a frame of three bytes.
     Some((slot, bytes.chunks(3).map(|frame| char::from(frame[2])).collect()))
@@ -152,4 +154,55 @@ fn random_joins_and_leaves_agree_with_a_plain_set() {
             }
         }
     }
+}
+
+#[test]
+fn batches_that_wait_for_the_same_members_go_out_as_one() {
+    let mut hub = hub_with("t", [1, 2]);
+    for text in ["a", "b", "c"] {
+        publish(&mut hub, "t", text);
+        hub.seal(|_, _| {});
+    }
+    assert_eq!(deliveries(&mut hub), [(1, "abc".to_owned()), (2, "abc".to_owned())]);
+    assert_eq!(hub.take_finished_bytes(), 9);
+
+    // One that has begun takes in no more, and neither does one with another topic's behind it.
+    publish(&mut hub, "t", "d");
+    hub.seal(|_, _| {});
+    assert_eq!(next(&mut hub), Some((1, "d".to_owned())));
+    hub.subscribe(9, "u");
+    for (topic, text) in [("t", "e"), ("u", "f"), ("t", "g")] {
+        publish(&mut hub, topic, text);
+        hub.seal(|_, _| {});
+    }
+    let expected = [(2, "d"), (1, "e"), (2, "e"), (9, "f"), (1, "g"), (2, "g")];
+    assert_eq!(deliveries(&mut hub), expected.map(|(slot, text)| (slot, text.to_owned())));
+}
+
+#[test]
+fn who_came_between_two_batches_gets_the_second_alone() {
+    let mut hub = hub_with("t", [1]);
+    publish(&mut hub, "t", "a");
+    hub.seal(|_, _| {});
+    hub.subscribe(2, "t");
+    for text in ["b", "c"] {
+        publish(&mut hub, "t", text);
+        hub.seal(|_, _| {});
+    }
+    let expected = [(1, "a"), (1, "bc"), (2, "bc")].map(|(slot, text)| (slot, text.to_owned()));
+    assert_eq!(deliveries(&mut hub), expected);
+}
+
+#[test]
+fn what_waits_together_with_others_is_missed_when_a_member_leaves() {
+    let mut hub = hub_with("t", [1, 2]);
+    for text in ["a", "b"] {
+        publish(&mut hub, "t", text);
+        hub.seal(|_, _| {});
+    }
+    hub.leave_all(2);
+    publish(&mut hub, "t", "c");
+    hub.seal(|_, _| {});
+    assert_eq!(deliveries(&mut hub), [(1, "abc".to_owned())]);
+    assert_eq!(hub.take_missed(), 2, "a and b");
 }

@@ -4,11 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tracing::{debug, warn};
 
-use super::entry::Entry;
+use super::entry::{Entry, count_work};
 use super::slots::Key;
 use super::socket::Core;
 use crate::app::{App, Context, OrderRef};
 use crate::conn::{Cause, Ended};
+use crate::hub::batch::Stamp;
 use crate::proto::{Close, CloseCode};
 
 impl Core {
@@ -26,6 +27,9 @@ impl Core {
         let mut context = Context { id, place, orders: &mut self.orders, deflater };
         // The app is used again after a panic: its state is its own affair, as behind a mutex that is not poisoned.
         let outcome = catch_unwind(AssertUnwindSafe(|| callback(app, &mut context)));
+        if let Some(deflater) = entry.conn.deflater(&mut self.bench.pool) {
+            count_work(&self.metrics, deflater.take_work());
+        }
         if outcome.is_err() {
             self.panicked(key);
             self.orders.clear();
@@ -48,7 +52,9 @@ impl Core {
             match order {
                 OrderRef::Publish { topic, frame, others_only } => {
                     self.metrics.published.add(1);
-                    self.hub.publish(topic, frame, others_only.then_some(key.slot));
+                    self.metrics.route(entry.app).published.add(1);
+                    let stamp = Stamp { route: entry.app, at: self.turn_began };
+                    self.hub.publish(topic, frame, others_only.then_some(key.slot), stamp);
                 }
                 OrderRef::Subscribe(topic) if entry.conn.is_open() => {
                     self.hub.subscribe(key.slot, topic);
@@ -73,13 +79,25 @@ impl Core {
         }
     }
 
+    /// The connection has reached its age: its client may come back at once, because connections of one age do not
+    /// end together.
+    pub(super) fn retire(&mut self, key: Key, entry: &mut Entry) {
+        let close = Close::new(CloseCode::RESTART, "retry=0");
+        if let Some(ended) = entry.conn.close(self.now, &close, &self.limits, &mut self.orders.reply) {
+            self.ended(key, entry, &Ended { cause: Cause::Aged, ..ended });
+        }
+    }
+
     /// The connection has left the open phase: it leaves its topics, and its app hears of it.
     pub(super) fn ended(&mut self, key: Key, entry: &mut Entry, ended: &Ended) {
         let counter = match ended.cause {
             Cause::Peer => &self.metrics.closed_by_peer,
             Cause::Local => &self.metrics.closed_by_server,
             Cause::Protocol(_) => &self.metrics.closed_protocol,
+            Cause::Rate => &self.metrics.closed_rate,
+            Cause::Aged => &self.metrics.closed_aged,
             Cause::Slow => &self.metrics.closed_slow,
+            Cause::Shed => &self.metrics.closed_shed,
             Cause::Unfinished => &self.metrics.closed_unfinished,
             Cause::Silent => &self.metrics.closed_silent,
             Cause::Lost => &self.metrics.closed_lost,

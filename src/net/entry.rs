@@ -3,16 +3,19 @@
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
+use super::direct::Direct;
 use crate::app::Place;
-use crate::config::{Deflate, Limits};
-use crate::conn::{Conn, Sent};
+use crate::config::{Deflate, SlowPolicy};
+use crate::conn::{Conn, QueueRules, Sent};
 use crate::hub::batch::{Batch, deflate};
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
-use crate::proto::deflate::Pool;
+use crate::proto::deflate::{Pool, Work};
 use crate::proto::frame::Piece;
 use crate::proto::handshake::Response;
 
@@ -29,12 +32,18 @@ pub(super) struct Entry {
     )]
     pub(super) held: Option<Box<Vec<u8>>>,
     pub(super) app: u16,
+    /// The PROXY header that it must begin with is still to come.
+    pub(super) proxied: bool,
+    /// In seconds since the server started.
+    pub(super) accepted_at: u32,
     /// The socket may hold more than was read.
     pub(super) unread: bool,
     /// The peer has ended its side: read on until that is all there is.
     pub(super) eof_ahead: bool,
     /// On the worker's ready list.
     pub(super) listed: bool,
+    /// To be closed as soon as it is open.
+    pub(super) leaving: bool,
     /// When the wheel will look at it.
     pub(super) timer_at: Millis,
 }
@@ -48,8 +57,24 @@ pub(super) struct Workbench {
 
 impl Workbench {
     pub(super) fn new(config: Deflate) -> Self {
-        Self { pool: Pool::new(config), scratch: Vec::new() }
+        Self { pool: Pool::timed(config, monotonic), scratch: Vec::new() }
     }
+}
+
+/// For what is measured where no turn's clock reading is at hand.
+fn monotonic() -> Duration {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    EPOCH.get_or_init(Instant::now).elapsed()
+}
+
+/// Counts what a compressor did since the last time.
+pub(super) fn count_work(metrics: &WorkerMetrics, work: Work) {
+    if work.input_bytes == 0 {
+        return;
+    }
+    metrics.deflate_input_bytes.add(work.input_bytes);
+    metrics.deflate_output_bytes.add(work.output_bytes);
+    metrics.deflate_nanos.add(u64::try_from(work.time.as_nanos()).unwrap_or(u64::MAX));
 }
 
 /// How a worker's attention to one socket ended.
@@ -64,16 +89,19 @@ pub(super) enum After {
 }
 
 impl Entry {
-    pub(super) fn new(stream: TcpStream, conn: Conn) -> Self {
+    pub(super) fn new(stream: TcpStream, conn: Conn, now: Millis) -> Self {
         Self {
             stream,
             conn,
             place: None,
             held: None,
             app: 0,
+            proxied: false,
+            accepted_at: u32::try_from(now.0 / 1000).unwrap_or(u32::MAX),
             unread: false,
             eof_ahead: false,
             listed: false,
+            leaving: false,
             timer_at: Millis::NEVER,
         }
     }
@@ -94,12 +122,16 @@ impl Entry {
         slot: u32,
         batch: &Batch,
         now: Millis,
-        limits: &Limits,
+        rules: &QueueRules,
         metrics: &WorkerMetrics,
         Workbench { pool, scratch }: &mut Workbench,
     ) -> Delivered {
         let mut pieces = match self.conn.shared_window() {
-            Some(window) => batch.deflated(window, pool),
+            Some(window) => {
+                let pieces = batch.deflated(window, pool);
+                count_work(metrics, pool.take_work(window));
+                pieces
+            }
             None => batch.pieces(),
         };
         let mut messages = batch.messages();
@@ -112,12 +144,14 @@ impl Entry {
             }
         }
         let own;
+        let droppable = self.conn.has_backlog() && rules.policy != SlowPolicy::Close;
         if let Some(deflater) = self.conn.own_deflater() {
-            own = deflate(pieces, deflater);
+            own = deflate(pieces, deflater, droppable);
+            count_work(metrics, deflater.take_work());
             pieces = &own;
         }
         metrics.due.add(u64::from(messages));
-        match self.conn.transmit_pieces(now, pieces, &mut self.stream, limits, metrics) {
+        match self.conn.transmit_pieces(now, pieces, &mut Direct(&self.stream), rules, metrics) {
             Ok(Sent::Accepted) if self.conn.has_backlog() => Delivered::Backlogged,
             Ok(Sent::Accepted) => Delivered::Taken,
             Ok(Sent::Overflow) => Delivered::Overflow,
@@ -142,9 +176,9 @@ pub(super) enum Delivered {
 const _: () = assert!(size_of::<Entry>() <= 176, "every connection pays for this");
 
 /// Turns a connection away that there is no room for, so that its client knows why.
-pub(super) fn turn_away(mut stream: TcpStream) {
+pub(super) fn turn_away(mut stream: TcpStream, why: &Response) {
     let mut out = Vec::new();
-    Response::text(503, "the server is full\n").encode(&mut out);
+    why.encode(&mut out);
     // What is unread when a socket is closed makes the kernel reset the connection, and with it the answer.
     let _ = stream.read(&mut [0; 2048]);
     let _ = stream.write(&out);

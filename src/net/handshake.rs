@@ -1,14 +1,14 @@
 //! A whole request head: a page, a refusal, or the way to an app.
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 
 use tracing::debug;
 
 use super::entry::Entry;
 use super::slots::Key;
 use super::socket::Core;
-use crate::app::{Place, Verdict};
+use crate::app::Verdict;
 use crate::http;
 use crate::proto::deflate::negotiate;
 use crate::proto::handshake::request::Upgrade;
@@ -21,12 +21,16 @@ impl Core {
             Ok(request) => request,
             Err(error) => return self.refuse(key, entry, head, error),
         };
+        let client = match self.identify(key, &request) {
+            Ok(client) => client,
+            Err(refusal) => return self.answer(entry, &refusal),
+        };
         let Upgrade::WebSocket { key: ws_key } = request.upgrade() else {
             self.metrics.http_requests.add(1);
             debug!(id = %self.id(key), path = request.path(), "http");
-            return self.answer(entry, &http::respond(&self.pages, request.path()));
+            return self.answer(entry, &http::respond(&self.pages, request.path(), self.state.get()));
         };
-        if self.draining {
+        if self.stopping {
             return self.answer(entry, &Response::text(503, "the server is stopping\n"));
         }
         let Some(app) = self.router.find(request.path()) else {
@@ -34,10 +38,15 @@ impl Core {
             return self.answer(entry, &Response::text(404, "no such route\n"));
         };
         if let Some(origin) = request.origin() {
-            // The listener may be on all addresses, so it is the connection that says which one was used.
-            let loopback =
-                entry.stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-            if !origin::is_allowed(&self.origins, origin, request.host(), loopback) {
+            let allowed = |loopback| origin::is_allowed(&self.origins, origin, request.host(), loopback);
+            // The listener may be on all addresses, so it is the connection that says which one was used. It is asked
+            // only where it matters.
+            let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+            let on_loopback = || {
+                client.is_none_or(is_loopback)
+                    && entry.stream.local_addr().is_ok_and(|address| is_loopback(address.ip()))
+            };
+            if !(allowed(false) || allowed(true) && on_loopback()) {
                 self.metrics.handshakes_foreign_origin.add(1);
                 debug!(id = %self.id(key), origin, "origin refused");
                 return self.answer(entry, &Response::text(403, "pages from this origin may not connect\n"));
@@ -66,31 +75,28 @@ impl Core {
                 if let Some((agreed, _)) = agreed {
                     entry.conn.enable_deflate(agreed, &self.bench.pool);
                 }
-                let place = Place { path: request.path().into(), subprotocol: subprotocol.map(Into::into) };
-                self.opened(key, entry, app, place);
+                entry.place = Some(self.places.enter(request.path(), subprotocol.as_deref()));
+                self.opened(key, entry, app);
             }
         }
     }
 
-    fn opened(&mut self, key: Key, entry: &mut Entry, app: u16, place: Place) {
+    fn opened(&mut self, key: Key, entry: &mut Entry, app: u16) {
         self.metrics.opened.add(1);
         // Asked of the kernel only where somebody listens: no connection keeps its peer's address.
         if tracing::enabled!(tracing::Level::DEBUG) {
             let peer = entry.stream.peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string());
-            debug!(id = %self.id(key), path = &*place.path, peer, "open");
+            let path = entry.place.as_deref().map_or("", |place| &place.path);
+            debug!(id = %self.id(key), path, peer, "open");
         }
-        let place = match self.places.get(&place) {
-            Some(known) => Rc::clone(known),
-            None => {
-                let place = Rc::new(place);
-                self.places.insert(Rc::clone(&place));
-                place
-            }
-        };
-        entry.place = Some(place);
         entry.app = app;
+        self.metrics.route(app).connections.add(1);
         entry.conn.open(self.now, &self.limits);
         self.call(key, entry, |app, cx| app.on_open(cx));
+        // Its turn to leave came before its request did. A browser would not show its page the reason of a refusal.
+        if entry.leaving {
+            self.close(key, entry, &self.drain.goodbye(key));
+        }
     }
 
     /// `head` is the request as far as it came.

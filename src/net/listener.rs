@@ -1,10 +1,12 @@
 //! Listening sockets: resolving, binding, and accepting when descriptors run out.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use rustix::event::epoll;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::id::Millis;
@@ -103,7 +105,11 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 /// One worker's listener on one address.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub(crate) socket: TcpListener,
+    socket: TcpListener,
+    /// Whether the socket belongs to others too: to the other workers, and to whoever passed it to this process.
+    inherited: bool,
+    /// Whether connections came since the last rotation.
+    taken: bool,
     /// Kept to be given up when there is no other descriptor: with it a connection can be taken off the queue and
     /// turned away. On an edge-triggered listener a connection left in the queue is silence for good.
     reserve: Option<std::fs::File>,
@@ -114,7 +120,7 @@ pub(crate) struct Listener {
 #[derive(Debug)]
 pub(crate) enum Accepted {
     /// A connection.
-    Stream(TcpStream),
+    Stream(TcpStream, IpAddr),
     /// A connection that can only be turned away: its descriptor is the last one.
     TurnAway(TcpStream),
     /// None is waiting.
@@ -127,25 +133,58 @@ pub(crate) enum Accepted {
 
 impl Listener {
     /// Listens on `address`, together with every other worker.
-    ///
-    /// The options are set once, here: Linux hands them down to the sockets that are accepted.
     pub(crate) fn open(address: SocketAddr, backlog: u32) -> io::Result<Self> {
         let socket = bind(address, true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-        socket.set_nonblocking(true)?;
+        set_options(&socket)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let socket = TcpListener::from_std(socket.into());
-        Ok(Self { socket, reserve: open_reserve(), retry: None })
+        Ok(Self { socket, inherited: false, taken: false, reserve: open_reserve(), retry: None })
+    }
+
+    /// Accepts from a socket that listens already, by a descriptor of our own. Its queue is one for all who hold it.
+    pub(crate) fn inherit(socket: &std::net::TcpListener) -> io::Result<Self> {
+        let socket = Socket::from(socket.try_clone()?);
+        set_options(&socket)?;
+        let socket = TcpListener::from_std(socket.into());
+        Ok(Self { socket, inherited: true, taken: false, reserve: open_reserve(), retry: None })
+    }
+
+    /// Asks for events. Of those who share a socket one connection wakes one, not all.
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        if !self.inherited {
+            return registry.register(&mut self.socket, token, Interest::READABLE);
+        }
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET | epoll::EventFlags::EXCLUSIVE;
+        Ok(epoll::add(registry, &self.socket, epoll::EventData::new_u64(token.0 as u64), flags)?)
+    }
+
+    /// Lets those with whom the socket is shared have the next connection: of all that wait for one the kernel wakes
+    /// the one that has asked first, so without this the first worker would get nearly all.
+    pub(crate) fn rotate(&mut self, registry: &Registry, token: Token) {
+        if self.inherited && std::mem::take(&mut self.taken) {
+            self.deregister(registry);
+            // What came in between is an event at once. It was possible before, and frees what it takes.
+            let _ = self.register(registry, token);
+        }
+    }
+
+    /// Asks for no more events. Closing our descriptor would not do it where there are others for the same socket:
+    /// they would go on waking us instead of those who accept.
+    pub(crate) fn deregister(&mut self, registry: &Registry) {
+        let _ = if self.inherited {
+            epoll::delete(registry, &self.socket).map_err(io::Error::from)
+        } else {
+            registry.deregister(&mut self.socket)
+        };
     }
 
     /// Takes one connection off the queue.
     pub(crate) fn accept(&mut self, now: Millis) -> Accepted {
         match self.socket.accept() {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 self.retry = None;
-                Accepted::Stream(stream)
+                self.taken = true;
+                Accepted::Stream(stream, peer.ip())
             }
             Err(error) => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
                 Some(rustix::io::Errno::AGAIN) => Accepted::Empty,
@@ -188,6 +227,14 @@ impl Listener {
             self.reserve = open_reserve();
         }
     }
+}
+
+/// Linux hands them down to the sockets that are accepted.
+fn set_options(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_nonblocking(true)
 }
 
 fn open_reserve() -> Option<std::fs::File> {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::inspect::Inspection;
 use crate::hub::batch::Batch;
 
 /// A message to a worker.
@@ -18,8 +19,14 @@ use crate::hub::batch::Batch;
 pub(crate) enum Mail {
     /// To be delivered to the topic's members there.
     Publish { topic: Arc<str>, batch: Batch },
+    /// Look at the connections, and tell what is there.
+    Inspect(Inspection),
+    /// Let the connections go, bit by bit, and end.
+    Drain,
     /// Stop accepting, close every connection, and end.
     Shutdown,
+    /// Nothing but a turn of the loop, as a sign of life.
+    Nudge,
 }
 
 /// One worker's mailbox. The descriptor is opened before any thread has a table of its own, and closed after all
@@ -53,6 +60,10 @@ impl Mailbox {
 
     /// Takes out all mail, oldest first.
     pub(crate) fn take(&self, into: &mut Vec<Mail>) {
+        // Whoever puts mail in sets the flag behind it, and wakes us if it was clear.
+        if !self.notified.load(Ordering::SeqCst) {
+            return;
+        }
         self.notified.store(false, Ordering::SeqCst);
         into.append(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -66,6 +77,9 @@ impl Mailbox {
     }
 
     pub(crate) fn sub_backlog(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         self.backlog.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

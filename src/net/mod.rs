@@ -5,20 +5,33 @@
 //! | `worker.rs` | the loop: poll, accept, mailbox, sockets, fan-out, timers |
 //! | `entry.rs` | one connection and its socket; deliveries to it |
 //! | `socket.rs` | what happens on a connection's socket: reading, deadlines, writing |
+//! | `direct.rs` | reading and writing by system calls of our own |
 //! | `handshake.rs` | a whole request head: a page, a refusal, or the way to an app |
 //! | `calls.rs` | calling an app, and carrying out what it orders |
 //! | `listener.rs` | binding, accepting, running out of descriptors |
 //! | `mailbox.rs` | what workers say to each other |
+//! | `pace.rs`, `addresses.rs` | how many are accepted: each second, and from one address |
+//! | `quotas.rs` | what a connection's age and its messages are held to |
+//! | `proxied.rs` | who a connection from a trusted proxy is for |
+//! | `inspect.rs` | telling about the connections, a few in each turn |
 //! | `slots.rs` | connections by number, and stale events |
 //! | `wheel.rs` | deadlines |
 //! | [`fdtable`] | a descriptor table for each thread |
 
+pub(crate) mod addresses;
 mod calls;
+mod direct;
+mod drain;
 mod entry;
 pub mod fdtable;
 mod handshake;
+pub(crate) mod inspect;
 pub(crate) mod listener;
 pub(crate) mod mailbox;
+pub(crate) mod pace;
+pub mod probe;
+mod proxied;
+mod quotas;
 mod slots;
 mod socket;
 mod wheel;

@@ -71,6 +71,11 @@ impl<T> Slots<T> {
         Some((Key { slot, generation: it.generation }, &mut it.value))
     }
 
+    /// No slot is in use from this one on.
+    pub(crate) fn end(&self) -> u32 {
+        self.slab.capacity() as u32
+    }
+
     /// Marks a slot to be freed by the next [`sweep`](Self::sweep).
     pub(crate) fn retire(&mut self, key: Key) {
         self.retired.push(key);

@@ -1,26 +1,28 @@
 //! What happens on one connection's socket: reading, deadlines, writing.
 
-use std::collections::HashSet;
 use std::io::{self, Read as _};
 use std::net::Shutdown;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tracing::debug;
 
+use super::direct::Direct;
+use super::drain::Farewell;
 use super::entry::{After, Delivered, Entry, Workbench};
+use super::quotas::Quotas;
 use super::slots::Key;
 use super::worker::Shared;
-use crate::app::{App, Orders, Place};
+use crate::app::{App, Orders, Places};
 use crate::config::{Deflate, Limits, Origins};
-use crate::conn::{Received, Step};
+use crate::conn::{Cause, QueueRules, Received, Step};
 use crate::http::Page;
 use crate::hub::Hub;
-use crate::id::{ConnId, Millis};
+use crate::id::{ConnId, Micros, Millis};
 use crate::metrics::WorkerMetrics;
 use crate::proto::handshake::Response;
 use crate::proto::{Close, CloseCode, Status};
 use crate::route::Router;
+use crate::state::SharedState;
 
 /// The worker's one read buffer, and with it what a connection may have read in one turn: a chatty peer starves
 /// nobody. A read that does not fill it has emptied the socket.
@@ -38,11 +40,15 @@ const REPLY_BYTES: usize = 256 * 1024;
 pub(super) struct Core {
     pub(super) worker: u16,
     pub(super) now: Millis,
+    /// The same moment, for what is measured.
+    pub(super) turn_began: Micros,
     pub(super) limits: Limits,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) router: Arc<Router>,
     pub(super) pages: Arc<[Page]>,
     pub(super) apps: Vec<Box<dyn App>>,
+    /// By app: what happens to those who do not keep up.
+    pub(super) rules: Vec<QueueRules>,
     pub(super) hub: Hub,
     pub(super) buffer: Box<[u8]>,
     pub(super) origins: Origins,
@@ -50,8 +56,12 @@ pub(super) struct Core {
     pub(super) deflate: Option<Deflate>,
     pub(super) bench: Workbench,
     pub(super) orders: Orders,
-    pub(super) places: HashSet<Rc<Place>>,
-    pub(super) draining: bool,
+    pub(super) places: Places,
+    pub(super) quotas: Quotas,
+    /// Whom to tell what when a drain closes it.
+    pub(super) drain: Farewell,
+    pub(super) state: Arc<SharedState>,
+    pub(super) stopping: bool,
 }
 
 impl Core {
@@ -59,25 +69,36 @@ impl Core {
         Self {
             worker,
             now: Millis(0),
+            turn_began: Micros(0),
             limits: shared.limits.clone(),
             metrics: Arc::clone(&shared.metrics[usize::from(worker)]),
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
             apps: shared.router.apps(),
-            hub: Hub::new(shared.deflate.is_some()),
+            rules: shared.queue_rules(worker),
+            hub: Hub::new(usize::from(worker), Arc::clone(&shared.audience), shared.deflate.is_some()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             orders: Orders::default(),
             origins: shared.origins.clone(),
             deflate: shared.deflate,
             bench: Workbench::new(shared.deflate.unwrap_or_default()),
-            places: HashSet::new(),
-            draining: false,
+            places: Places::default(),
+            quotas: Quotas::new(&shared.limits, &shared.proxies, &shared.addresses),
+            drain: Farewell::new(&shared.drain),
+            state: Arc::clone(&shared.state),
+            stopping: false,
         }
     }
 
     /// The socket is readable, or was left unread.
     pub(super) fn readable(&mut self, key: Key, entry: &mut Entry, eof_ahead: bool) -> After {
         entry.defer(eof_ahead);
+        if entry.proxied {
+            match self.read_proxy_header(key, entry) {
+                After::Ready => {}
+                after => return after,
+            }
+        }
         if entry.conn.pauses_reading(&self.limits) {
             return After::Wait;
         }
@@ -90,7 +111,7 @@ impl Core {
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         let after = loop {
-            match entry.stream.read(&mut buffer) {
+            match Direct(&entry.stream).read(&mut buffer) {
                 Ok(0) => {
                     entry.unread = false;
                     if let Some(ended) = entry.conn.receive_eof() {
@@ -136,7 +157,7 @@ impl Core {
 
     /// The socket takes bytes again.
     pub(super) fn writable(&mut self, key: Key, entry: &mut Entry) -> After {
-        if entry.conn.flush(self.now, &mut entry.stream, &self.metrics).is_err() {
+        if entry.conn.flush(self.now, &mut Direct(&entry.stream), &self.limits, &self.metrics).is_err() {
             return self.broken(key, entry);
         }
         let after = self.settle(key, entry);
@@ -148,8 +169,11 @@ impl Core {
     /// A deadline may have passed.
     pub(super) fn timeout(&mut self, key: Key, entry: &mut Entry) -> After {
         let handshaking = entry.conn.is_handshaking();
-        if let Some(ended) =
-            entry.conn.handle_timeout(self.now, &self.limits, &mut self.orders.reply, &self.metrics)
+        let rules = &self.rules[usize::from(entry.app)];
+        if entry.conn.is_open() && self.quotas.expires_at(key.slot) <= self.now {
+            self.retire(key, entry);
+        } else if let Some(ended) =
+            entry.conn.handle_timeout(self.now, &self.limits, rules, &mut self.orders.reply, &self.metrics)
         {
             self.ended(key, entry, &ended);
         } else if handshaking && !entry.conn.is_handshaking() {
@@ -157,6 +181,21 @@ impl Core {
             Response::text(408, "no request in time\n").encode(&mut self.orders.reply);
         } else if !handshaking && entry.conn.is_gone() {
             self.metrics.closing_timed_out.add(1);
+        }
+        self.settle(key, entry)
+    }
+
+    /// When the connection wants to be looked at next, at the latest.
+    pub(super) fn deadline(&self, key: Key, entry: &Entry) -> Millis {
+        let deadline = entry.conn.deadline(&self.limits);
+        if entry.conn.is_open() { deadline.min(self.quotas.expires_at(key.slot)) } else { deadline }
+    }
+
+    /// All queues together hold too much memory, and this one much of it.
+    pub(super) fn relieve(&mut self, key: Key, entry: &mut Entry) -> After {
+        let rules = &self.rules[usize::from(entry.app)];
+        if let Some(ended) = entry.conn.relieve(self.now, &self.limits, rules, &self.metrics) {
+            self.ended(key, entry, &ended);
         }
         self.settle(key, entry)
     }
@@ -169,6 +208,16 @@ impl Core {
         } else {
             self.close(key, entry, &Close::new(CloseCode::GOING_AWAY, "server is stopping"));
         }
+        self.settle(key, entry)
+    }
+
+    /// A drain has come to this connection: closes it behind what is queued for it.
+    pub(super) fn let_go(&mut self, key: Key, entry: &mut Entry) -> After {
+        if entry.conn.is_handshaking() {
+            entry.leaving = true;
+            return After::Wait;
+        }
+        self.close(key, entry, &self.drain.goodbye(key));
         self.settle(key, entry)
     }
 
@@ -187,12 +236,12 @@ impl Core {
     /// The connection is gone: what was never sent is counted, and its place given up.
     pub(super) fn bury(&mut self, key: Key, entry: &mut Entry) {
         let dropped = entry.conn.abandon(&self.metrics);
+        self.quotas.bury(key.slot);
         self.metrics.dropped_closed.add(u64::from(dropped));
         self.metrics.connections.sub(1);
-        if let Some(place) = entry.place.take()
-            && Rc::strong_count(&place) == 2
-        {
-            self.places.remove(&place);
+        if let Some(place) = entry.place.take() {
+            self.places.leave(&place);
+            self.metrics.route(entry.app).connections.sub(1);
         }
         debug!(id = %self.id(key), "gone");
     }
@@ -207,8 +256,6 @@ impl Core {
             match entry.conn.receive_head(input, &self.limits) {
                 Ok(Status::Partial) => return,
                 Ok(Status::Complete((head, used))) => {
-                    // Borrowed from the input, which is needed again for what follows the head.
-                    let head = head.into_owned();
                     at = used;
                     self.request(key, entry, &head);
                 }
@@ -231,8 +278,17 @@ impl Core {
             at += used;
             match received {
                 None => {}
+                Some(Received::Message(_)) if !self.quotas.pay(key.slot, self.now) => {
+                    let close = Close::new(CloseCode::POLICY, "too many messages");
+                    let out = &mut self.orders.reply;
+                    let ended = entry.conn.fail(self.now, close, Cause::Rate, &self.limits, out);
+                    if let Some(ended) = ended {
+                        self.ended(key, entry, &ended);
+                    }
+                }
                 Some(Received::Message(message)) => {
                     self.metrics.messages_in.add(1);
+                    self.metrics.route(entry.app).messages_in.add(1);
                     if entry.conn.deflates() {
                         inflated += message.as_bytes().len();
                     }
@@ -245,7 +301,8 @@ impl Core {
     }
 
     fn shed(&mut self, key: Key, entry: &mut Entry) {
-        if let Some(ended) = entry.conn.shed(self.now, &self.limits, &self.metrics) {
+        let rules = &self.rules[usize::from(entry.app)];
+        if let Some(ended) = entry.conn.shed(self.now, &self.limits, rules, &self.metrics) {
             self.ended(key, entry, &ended);
         }
     }
@@ -266,7 +323,8 @@ impl Core {
             let mut reply = std::mem::take(&mut self.orders.reply);
             let messages = std::mem::take(&mut self.orders.reply_messages);
             self.metrics.due.add(u64::from(messages));
-            let sent = entry.conn.transmit(self.now, &reply, messages, &mut entry.stream, &self.metrics);
+            let mut socket = Direct(&entry.stream);
+            let sent = entry.conn.transmit(self.now, &reply, messages, &mut socket, &self.metrics);
             reply.clear();
             reply.shrink_to(REPLY_BYTES);
             self.orders.reply = reply;

@@ -15,12 +15,14 @@ pub(crate) struct Wheel {
     spokes: Vec<Vec<Key>>,
     /// The next tick to be handled.
     tick: u64,
+    /// No spoke before this tick has anything in it: `next` is asked each turn, and must not search each time.
+    first: u64,
     len: usize,
 }
 
 impl Wheel {
     pub(crate) fn new() -> Self {
-        Self { spokes: (0..SPOKES).map(|_| Vec::new()).collect(), tick: 0, len: 0 }
+        Self { spokes: (0..SPOKES).map(|_| Vec::new()).collect(), tick: 0, first: 0, len: 0 }
     }
 
     /// Puts a key in for `at`, and returns when it will really come out: up to a tick later, or earlier where
@@ -28,6 +30,7 @@ impl Wheel {
     pub(crate) fn insert(&mut self, key: Key, at: Millis) -> Millis {
         let tick = at.0.div_ceil(TICK_MS).clamp(self.tick, self.tick + SPOKES - 1);
         self.spokes[(tick % SPOKES) as usize].push(key);
+        self.first = if self.len == 0 { tick } else { self.first.min(tick) };
         self.len += 1;
         Millis(tick * TICK_MS)
     }
@@ -35,8 +38,11 @@ impl Wheel {
     /// Moves the keys that are due to `due`.
     pub(crate) fn expire(&mut self, now: Millis, due: &mut Vec<Key>) {
         let last = now.0 / TICK_MS;
+        if self.tick > last {
+            return;
+        }
         if self.len == 0 {
-            self.tick = self.tick.max(last + 1);
+            self.tick = last + 1;
             return;
         }
         // After a suspend one round is enough: each spoke is emptied once.
@@ -49,17 +55,18 @@ impl Wheel {
                 spoke.shrink_to(64);
             }
         }
-        self.tick = self.tick.max(last + 1);
+        self.tick = last + 1;
     }
 
     /// When something is due next.
-    pub(crate) fn next(&self) -> Option<Millis> {
+    pub(crate) fn next(&mut self) -> Option<Millis> {
         if self.len == 0 {
             return None;
         }
-        let spokes =
-            (self.tick..self.tick + SPOKES).find(|tick| !self.spokes[(tick % SPOKES) as usize].is_empty());
-        spokes.map(|tick| Millis(tick * TICK_MS))
+        let from = self.first.max(self.tick);
+        self.first =
+            (from..self.tick + SPOKES).find(|tick| !self.spokes[(tick % SPOKES) as usize].is_empty())?;
+        Some(Millis(self.first * TICK_MS))
     }
 }
 

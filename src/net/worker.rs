@@ -3,36 +3,44 @@
 //! A turn takes each ready socket once, for at most one buffer; gathers what is published; and ends with a bounded
 //! part of the fan-out. Work that is left over makes the next poll return at once.
 
+mod accept;
+mod budget;
+mod drain;
+
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use budget::Budget;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use tracing::{info, warn};
+use tracing::info;
 
-use super::entry::{After, Delivered, Entry, turn_away};
-use super::listener::{Accepted, Listener};
+use super::addresses::Addresses;
+use super::drain::Draining;
+use super::entry::{After, Delivered, Entry};
+use super::inspect::Inspection;
+use super::listener::Listener;
 use super::mailbox::{Mail, Mailbox};
+use super::pace::Pace;
 use super::slots::{Key, Slots};
 use super::socket::Core;
 use super::wheel::Wheel;
-use crate::config::{Deflate, Limits, Origins};
-use crate::conn::Conn;
+use crate::config::{Deflate, Drain, Limits, Origins, Proxies, RouteOptions};
+use crate::conn::QueueRules;
 use crate::http::Page;
-use crate::id::Millis;
-use crate::metrics::WorkerMetrics;
+use crate::hub::audience::Audience;
+use crate::id::{Micros, Millis};
+use crate::metrics::{Drops, WorkerMetrics};
 use crate::route::Router;
+use crate::state::{SharedState, State};
 
 /// Deliveries in one turn. At 2 to 6 us each, other connections wait for about a millisecond.
 const DELIVERIES_PER_TURN: usize = 256;
-
-/// Connections taken off a listener's queue in one turn.
-const ACCEPTS_PER_TURN: usize = 256;
 
 /// While more than this waits to be fanned out on any worker, no input is read: publishers then wait in the
 /// kernel, and in the end in their own `send`, instead of in our memory.
@@ -51,16 +59,65 @@ const MAILBOX: Token = Token(u32::MAX as usize);
 pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) metrics: Vec<Arc<WorkerMetrics>>,
+    pub(crate) audience: Arc<Audience>,
+    /// By worker and route: what was dropped.
+    pub(crate) drops: Vec<Vec<Arc<Drops>>>,
     pub(crate) router: Arc<Router>,
     pub(crate) pages: Arc<[Page]>,
     pub(crate) limits: Limits,
     pub(crate) origins: Origins,
     pub(crate) deflate: Option<Deflate>,
     pub(crate) backlog: u32,
+    pub(crate) proxies: Arc<Proxies>,
+    pub(crate) addresses: Arc<Addresses>,
+    pub(crate) pace: Pace,
+    /// Listening sockets from elsewhere, in every descriptor table under the same number.
+    pub(crate) inherited: Vec<TcpListener>,
+    pub(crate) drain: Drain,
+    pub(crate) state: Arc<SharedState>,
+    /// Workers of which a drain has left nothing.
+    pub(crate) drained: AtomicUsize,
+    /// Bytes of memory that all queues together may hold; 0 for no limit.
+    pub(crate) queue_total: u64,
+    /// Whether the log says that there were too many.
+    pub(crate) memory_warned: AtomicBool,
     /// Connections held by all workers.
     pub(crate) connections: AtomicUsize,
     /// Connections that all workers together may hold.
     pub(crate) connections_max: AtomicUsize,
+    /// When the server started: the zero of every worker's time.
+    pub(crate) started: Instant,
+    /// Messages published by threads that are no workers.
+    pub(crate) published_outside: AtomicU64,
+    /// The kernel's names for the workers' threads; 0 before they run.
+    pub(crate) thread_ids: Vec<AtomicU32>,
+}
+
+impl Shared {
+    /// The time since the server started.
+    pub(crate) fn now(&self) -> Micros {
+        Micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Shared {
+    /// Tells every worker to stop.
+    pub(crate) fn shut_down(&self) {
+        self.state.advance(State::Draining);
+        for mailbox in &self.mailboxes {
+            mailbox.post(Mail::Shutdown);
+        }
+    }
+}
+
+impl Shared {
+    /// By route: what happens to those who do not keep up. Never empty, for connections that have no route yet.
+    pub(super) fn queue_rules(&self, worker: u16) -> Vec<QueueRules> {
+        let options = self.router.options().iter().cloned().chain(std::iter::repeat(RouteOptions::default()));
+        let drops = self.drops[usize::from(worker)].iter();
+        let rules = |(drops, options)| QueueRules::new(&self.limits, &options, Arc::clone(drops));
+        drops.zip(options).map(rules).collect()
+    }
 }
 
 /// One worker, on its own thread. Not `Send`: its sockets exist in this thread's descriptor table alone.
@@ -76,14 +133,23 @@ pub(crate) struct Worker {
     ready: VecDeque<Key>,
     /// Listeners with connections that were not accepted yet.
     accepting: Vec<usize>,
+    /// They wait until then, because so many were accepted.
+    accept_at: Millis,
     mail: Vec<Mail>,
+    /// The slots of the next deliveries.
+    receivers: Vec<u32>,
     expired: Vec<Key>,
     /// Connections that this worker's table has room for.
     table_max: usize,
-    started: Instant,
+    /// Questions about the connections that are not answered yet.
+    inspections: VecDeque<Inspection>,
+    /// When the last turn ended.
+    turn_ended: Micros,
+    draining: Option<Draining>,
     stop_at: Option<Millis>,
     /// Whether, at the start of the turn, there was too much to fan out to take in more.
     backlogged: bool,
+    budget: Budget,
 }
 
 impl Worker {
@@ -98,14 +164,21 @@ impl Worker {
         let mailbox = shared.mailboxes[index].as_raw_fd();
         poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
         let mut listeners = Vec::with_capacity(addresses.len());
-        for (number, &address) in addresses.iter().enumerate() {
-            let mut listener = Listener::open(address, shared.backlog)?;
-            poll.registry().register(&mut listener.socket, Token(number), Interest::READABLE)?;
-            listeners.push(listener);
+        for &address in addresses {
+            listeners.push(Listener::open(address, shared.backlog)?);
+        }
+        for socket in &shared.inherited {
+            listeners.push(Listener::inherit(socket)?);
+        }
+        for (number, listener) in listeners.iter_mut().enumerate() {
+            listener.register(poll.registry(), Token(number))?;
         }
         let core = Core::new(index as u16, &shared);
+        let thread_id = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        shared.thread_ids[index].store(thread_id, Ordering::Relaxed);
         Ok(Self {
             index,
+            budget: Budget::new(shared.queue_total),
             shared,
             poll,
             listeners,
@@ -114,10 +187,14 @@ impl Worker {
             wheel: Wheel::new(),
             ready: VecDeque::new(),
             accepting: Vec::new(),
+            accept_at: Millis(0),
             mail: Vec::new(),
+            receivers: Vec::new(),
             expired: Vec::new(),
             table_max,
-            started: Instant::now(),
+            inspections: VecDeque::new(),
+            turn_ended: Micros(0),
+            draining: None,
             stop_at: None,
             backlogged: false,
         })
@@ -127,13 +204,17 @@ impl Worker {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
-            match self.poll.poll(&mut events, self.poll_timeout()) {
+            let timeout = self.poll_timeout();
+            match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.turn_ended = self.shared.now();
+                    continue;
+                }
                 Err(error) => return Err(error),
             }
-            self.core.now = self.elapsed();
-            self.core.metrics.turns.add(1);
+            self.begin_turn();
+            self.watch_memory();
             self.backlogged = self.is_backlogged();
             for event in &events {
                 self.event(event);
@@ -142,8 +223,12 @@ impl Worker {
             self.read_mail();
             self.read_ready();
             self.fan_out();
+            self.go_on_draining();
             self.expire_timers();
+            self.inspect();
             self.slots.sweep();
+            self.tell_if_drained();
+            self.end_turn();
             if self.is_stopped() {
                 // Whoever has not answered the Close is cut.
                 for key in self.slots.keys() {
@@ -154,26 +239,54 @@ impl Worker {
         }
     }
 
-    fn elapsed(&self) -> Millis {
-        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    fn begin_turn(&mut self) {
+        let now = self.shared.now();
+        self.core.turn_began = now;
+        self.core.now = now.into();
+        self.core.metrics.turns.add(1);
+    }
+
+    /// Reads the clock once more: for how long the turn took, for what it brought to an end, and for how long the
+    /// next poll may wait.
+    fn end_turn(&mut self) {
+        let now = self.shared.now();
+        let metrics = &self.core.metrics;
+        metrics.turn_time.record(now.since(self.core.turn_began));
+        for stamp in self.core.hub.drain_finished() {
+            metrics.route(stamp.route).fan_out_time.record(now.since(stamp.at));
+        }
+        self.turn_ended = now;
+    }
+
+    /// Goes on with the oldest question about the connections.
+    fn inspect(&mut self) {
+        if let Some(inspection) = self.inspections.front_mut()
+            && inspection.advance(&mut self.slots, self.core.now)
+        {
+            self.inspections.pop_front();
+        }
     }
 
     /// How long there is nothing to do unless something happens.
-    fn poll_timeout(&self) -> Option<Duration> {
-        if self.core.hub.has_work() || !self.accepting.is_empty() {
+    fn poll_timeout(&mut self) -> Option<Duration> {
+        let accepts = !self.accepting.is_empty();
+        let is_busy = self.core.hub.has_work() || !self.inspections.is_empty() || self.budget.is_looking();
+        if is_busy || accepts && self.accept_at <= self.core.now {
             return Some(Duration::ZERO);
         }
         if !self.ready.is_empty() {
             return Some(if self.is_backlogged() { BACKLOG_PAUSE } else { Duration::ZERO });
         }
         let retries = self.listeners.iter().filter_map(Listener::retry_at);
-        let next = retries.chain(self.wheel.next()).chain(self.stop_at).min()?;
-        Some(Duration::from_millis(next.0.saturating_sub(self.elapsed().0)))
+        let paced = accepts.then_some(self.accept_at);
+        let drain = self.draining.as_ref().map(Draining::next);
+        let next = retries.chain(self.wheel.next()).chain(self.stop_at).chain(paced).chain(drain).min()?;
+        Some(Duration::from_millis(next.0.saturating_sub(Millis::from(self.turn_ended).0)))
     }
 
-    /// Whether any worker has so much to fan out that no more should be taken in.
+    /// Whether any worker has so much to fan out, or all queues hold so much, that no more should be taken in.
     fn is_backlogged(&self) -> bool {
-        self.shared.mailboxes.iter().any(|mailbox| mailbox.backlog() > BACKLOG_BYTES)
+        self.budget.is_full() || self.shared.mailboxes.iter().any(|mailbox| mailbox.backlog() > BACKLOG_BYTES)
     }
 
     fn event(&mut self, event: &mio::event::Event) {
@@ -226,82 +339,10 @@ impl Worker {
             }
             After::Ready | After::Wait => {}
         }
-        let deadline = entry.conn.deadline(&self.core.limits);
+        let deadline = self.core.deadline(key, entry);
         if deadline < entry.timer_at {
             entry.timer_at = self.wheel.insert(key, deadline);
         }
-    }
-
-    fn accept_all(&mut self) {
-        let now = self.core.now;
-        for (number, listener) in self.listeners.iter().enumerate() {
-            if listener.retry_at().is_some_and(|at| at <= now) {
-                self.accepting.push(number);
-            }
-        }
-        let mut numbers = std::mem::take(&mut self.accepting);
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.retain(|&number| number < self.listeners.len() && self.accept_some(number));
-        self.accepting = numbers;
-    }
-
-    /// Accepts a turn's share; true where more may be waiting.
-    fn accept_some(&mut self, number: usize) -> bool {
-        for _ in 0..ACCEPTS_PER_TURN {
-            match self.listeners[number].accept(self.core.now) {
-                Accepted::Stream(stream) => {
-                    if self.take_place() {
-                        self.admit(stream);
-                    } else {
-                        self.core.metrics.refused_full.add(1);
-                        turn_away(stream);
-                    }
-                }
-                Accepted::TurnAway(stream) => {
-                    self.core.metrics.refused_full.add(1);
-                    turn_away(stream);
-                    self.listeners[number].restock();
-                }
-                Accepted::Aborted => {}
-                Accepted::Empty => return false,
-                Accepted::Exhausted(error) => {
-                    if self.core.metrics.accept_errors.get() == 0 {
-                        warn!(worker = self.index, %error, "cannot accept; trying again (said once)");
-                    }
-                    self.core.metrics.accept_errors.add(1);
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    /// Takes a place below the ceiling, if there is one: look and take in one step, because all workers do.
-    fn take_place(&self) -> bool {
-        let max = self.shared.connections_max.load(Ordering::Relaxed);
-        let taken = |held: usize| (held < max).then_some(held + 1);
-        self.slots.len() < self.table_max
-            && self.shared.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
-    }
-
-    fn admit(&mut self, stream: mio::net::TcpStream) {
-        let now = self.core.now;
-        let key = self.slots.next_key();
-        // Golden-ratio steps: neighbours get timers far apart.
-        let jitter = (key.generation.wrapping_mul(0x9E37_79B9) >> 24) as u8;
-        let mut entry = Entry::new(stream, Conn::new(now, &self.shared.limits, jitter));
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(entry.stream_mut(), key.token(), interest) {
-            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
-            self.core.metrics.accept_errors.add(1);
-            warn!(worker = self.index, %error, "cannot register a connection");
-            return;
-        }
-        entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.shared.limits));
-        self.slots.insert(entry);
-        self.core.metrics.accepted.add(1);
-        self.core.metrics.connections.add(1);
     }
 
     fn read_mail(&mut self) {
@@ -310,7 +351,10 @@ impl Worker {
         for item in mail.drain(..) {
             match item {
                 Mail::Publish { topic, batch } => self.core.hub.receive(&topic, batch),
+                Mail::Inspect(inspection) => self.inspections.push_back(inspection),
+                Mail::Drain => self.drain(),
                 Mail::Shutdown => self.stop(),
+                Mail::Nudge => {}
             }
         }
         self.mail = mail;
@@ -334,28 +378,40 @@ impl Worker {
         let shared = &self.shared;
         let own = self.index;
         self.core.hub.seal(|topic, batch| {
+            let mark = shared.audience.mark(topic);
             for (index, mailbox) in shared.mailboxes.iter().enumerate() {
-                mailbox.add_backlog(batch.wire_len());
-                if index != own {
+                if index == own {
+                    mailbox.add_backlog(batch.wire_len());
+                } else if shared.audience.has(index, mark) {
+                    mailbox.add_backlog(batch.wire_len());
                     let batch = batch.for_other_workers();
                     mailbox.post(Mail::Publish { topic: Arc::clone(topic), batch });
                 }
             }
         });
-        for _ in 0..DELIVERIES_PER_TURN {
-            let core = &mut self.core;
-            let Some((slot, batch)) = core.hub.next_delivery() else { break };
-            let Some((key, entry)) = self.slots.at(slot) else { continue };
-            let delivered =
-                entry.deliver(slot, batch, core.now, &core.limits, &core.metrics, &mut core.bench);
-            if delivered != Delivered::Taken {
-                self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
+        let mut receivers = std::mem::take(&mut self.receivers);
+        let mut left = DELIVERIES_PER_TURN;
+        while left > 0
+            && let Some(batch) = self.core.hub.next_deliveries(left, &mut receivers)
+        {
+            left -= receivers.len();
+            for &slot in &receivers {
+                let core = &mut self.core;
+                let Some((key, entry)) = self.slots.at(slot) else { continue };
+                let rules = &core.rules[usize::from(entry.app)];
+                let delivered = entry.deliver(slot, &batch, core.now, rules, &core.metrics, &mut core.bench);
+                if delivered != Delivered::Taken {
+                    self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
+                }
             }
         }
+        self.receivers = receivers;
         self.shared.mailboxes[own].sub_backlog(self.core.hub.take_finished_bytes());
         let missed = self.core.hub.take_missed();
-        self.core.metrics.due.add(missed);
-        self.core.metrics.dropped_closed.add(missed);
+        if missed > 0 {
+            self.core.metrics.due.add(missed);
+            self.core.metrics.dropped_closed.add(missed);
+        }
     }
 
     fn expire_timers(&mut self) {
@@ -368,14 +424,14 @@ impl Worker {
                 continue;
             }
             entry.timer_at = Millis::NEVER;
-            if entry.conn.deadline(&self.core.limits) <= now {
+            if self.core.deadline(key, entry) <= now {
                 self.attend(key, Core::timeout);
             }
             if let Some(entry) = self.slots.get_mut(key)
                 && entry.timer_at == Millis::NEVER
                 && !entry.conn.is_gone()
             {
-                entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.core.limits));
+                entry.timer_at = self.wheel.insert(key, self.core.deadline(key, entry));
             }
         }
         self.expired = expired;
@@ -386,23 +442,39 @@ impl Worker {
         if self.stop_at.is_some() {
             return;
         }
-        info!(worker = self.index, connections = self.slots.len(), "stopping");
-        // Connections still in a queue would be reset when it is closed.
-        for number in 0..self.listeners.len() {
-            while self.accept_some(number) {}
-        }
-        self.listeners.clear();
-        self.core.draining = true;
+        let metrics = &self.core.metrics;
+        let (accepted, delivered) = (metrics.accepted.get(), metrics.delivered.get());
+        // Side by side, the lines of all workers show how evenly the kernel spread the connections.
+        info!(worker = self.index, connections = self.slots.len(), accepted, delivered, "stopping");
+        self.core.stopping = true;
+        self.close_listeners();
+        self.draining = None;
         self.stop_at = Some(self.core.now.after(SHUTDOWN_TIME));
+        self.fan_out_all();
+        for key in self.slots.keys() {
+            self.attend(key, Core::stop);
+        }
+    }
+
+    /// Delivers all that was published so far.
+    fn fan_out_all(&mut self) {
         loop {
             self.fan_out();
             if !self.core.hub.has_work() {
                 break;
             }
         }
-        for key in self.slots.keys() {
-            self.attend(key, Core::stop);
+    }
+
+    fn close_listeners(&mut self) {
+        // Connections still in a queue would be reset when it is closed. Where others hold it too, those of which we
+        // were told, and nobody else was, are ours; later ones are theirs.
+        for number in 0..self.listeners.len() {
+            self.listeners[number].deregister(self.poll.registry());
+            while self.accept_some(number) {}
         }
+        self.listeners.clear();
+        self.accepting.clear();
     }
 
     fn is_stopped(&self) -> bool {

@@ -10,6 +10,7 @@ use super::deflate::Deflater;
 use super::header::{HEADER_BYTES_MAX, Header, OpCode};
 use super::mask;
 use super::message::Message;
+use super::{Role, Status};
 
 /// Appends one whole frame (FIN set) to `out`. `mask` is the key when we are the client, `None` when we are
 /// the server.
@@ -64,6 +65,14 @@ pub fn encode_close(out: &mut Vec<u8>, close: &Close) {
     encode(out, OpCode::Close, &close.encode(), None);
 }
 
+/// The header of a frame that we encoded ourselves as a server, and how long it is; `None` at the end of the bytes.
+pub(crate) fn own_header(bytes: &[u8]) -> Option<(Header, usize)> {
+    match Header::decode(bytes, Role::Client, true) {
+        Ok(Status::Complete(complete)) => Some(complete),
+        _ => None,
+    }
+}
+
 /// Encoded, immutable bytes of one or more whole server frames, shared by all who still have to send them.
 ///
 /// Cloning costs a reference count. Make one with [`Frame::message`] when the same message is sent to many
@@ -100,6 +109,11 @@ impl Frame {
     /// How many bytes go on the wire.
     pub fn wire_len(&self) -> usize {
         self.0.len()
+    }
+
+    /// How many hold it, on all workers: each bears its part of the memory.
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
     }
 }
 

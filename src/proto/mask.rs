@@ -6,8 +6,10 @@
 /// One pass in blocks of 32 bytes that the compiler turns into vector instructions; the rest byte by byte, so
 /// a short message pays for no set-up.
 pub fn apply(key: [u8; 4], payload: &mut [u8]) -> [u8; 4] {
-    let word = u64::from_ne_bytes([key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3]]);
-    let turned = payload.len() % 4;
+    // In registers: put together and turned as arrays, the key would cost more than masking a short message.
+    let key_word = u32::from_le_bytes(key);
+    let word = (u64::from(key_word) << 32 | u64::from(key_word)).to_le();
+    let turned = payload.len() as u32 % 4;
     let (blocks, rest) = payload.as_chunks_mut::<32>();
     for block in blocks {
         for lane in block.as_chunks_mut::<8>().0 {
@@ -21,9 +23,7 @@ pub fn apply(key: [u8; 4], payload: &mut [u8]) -> [u8; 4] {
     for (byte, key) in tail.iter_mut().zip(key.iter().cycle()) {
         *byte ^= key;
     }
-    let mut next = key;
-    next.rotate_left(turned);
-    next
+    key_word.rotate_right(8 * turned).to_le_bytes()
 }
 
 #[cfg(test)]

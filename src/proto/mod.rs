@@ -14,6 +14,7 @@
 //! | `deflate/` | permessage-deflate, RFC 7692 |
 //! | `frame.rs` | the outgoing side: encoding, and the shared frame |
 //! | `handshake/` | the opening handshake, section 4 |
+//! | `proxied.rs` | who a client behind a proxy is: `X-Forwarded-For`, the PROXY protocol |
 //! | `error.rs` | what a peer can do wrong, and the close code it earns |
 
 pub mod close;
@@ -24,6 +25,7 @@ pub mod handshake;
 pub mod header;
 pub mod mask;
 pub mod message;
+pub mod proxied;
 pub mod utf8;
 
 pub use close::{Close, CloseCode};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::config::AdminAddress;
 use crate::route::InvalidRoute;
 
 /// Why a server did not start.
@@ -15,6 +16,8 @@ pub enum StartError {
     Setting(&'static str),
     /// An address that cannot be listened on.
     Listen(String, io::Error),
+    /// An address that the admin listener cannot have.
+    Admin(AdminAddress, io::Error),
     /// The system refused a thread or a descriptor.
     System(io::Error),
 }
@@ -28,6 +31,10 @@ impl fmt::Display for StartError {
                 write!(f, "cannot listen on {address}: another program listens there")
             }
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Admin(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "the admin listener cannot have {address}: another program listens there")
+            }
+            Self::Admin(address, error) => write!(f, "the admin listener cannot have {address}: {error}"),
             Self::System(error) => write!(f, "cannot start: {error}"),
         }
     }

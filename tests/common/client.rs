@@ -245,6 +245,16 @@ impl Client {
         reason
     }
 
+    /// As [`assert_closes_with`](Self::assert_closes_with), and neither a reset nor anything else comes in between.
+    #[track_caller]
+    pub(crate) fn assert_lets_go_with(&mut self, code: u16) -> String {
+        let reason = self.assert_close(code);
+        self.send(close(code, b""));
+        assert!(self.at == self.held.len(), "more after a Close: {:?}", self.rest_lossy());
+        assert!(matches!(self.fill(Instant::now() + PATIENCE), Ok(Input::Eof)), "not an orderly end");
+        reason
+    }
+
     /// Closes in good order.
     #[track_caller]
     pub(crate) fn close(mut self) {

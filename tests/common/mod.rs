@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of the vocabulary")]
 
+pub(crate) mod admin;
 mod client;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Frame};
 pub(crate) use wire::*;
-use wsd::{App, Builder, Handle, Limits, Metrics, Remote, Server};
+use wsd::{AdminAddress, App, Builder, Handle, Limits, Metrics, Remote, RouteMetrics, Server};
 
 /// How long anything may take before it counts as never: no test waits so long unless it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
@@ -71,6 +72,23 @@ impl Running {
         self.handle.as_ref().expect("not finished").metrics()
     }
 
+    pub(crate) fn route_metrics(&self) -> Vec<RouteMetrics> {
+        self.handle.as_ref().expect("not finished").route_metrics()
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        self.handle.as_ref().expect("not finished")
+    }
+
+    /// Where the admin listener is, which must have been asked for.
+    #[track_caller]
+    pub(crate) fn admin(&self) -> SocketAddr {
+        match self.handle().admin_addresses() {
+            [AdminAddress::Tcp(address)] => address.parse().expect("an address"),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// A TCP connection.
     pub(crate) fn connect(&self) -> Client {
         Client::connect(self.address)
@@ -117,7 +135,16 @@ impl Running {
     pub(crate) fn finish(mut self) -> Metrics {
         self.wait("every connection is gone", |metrics| metrics.connections == 0);
         let metrics = self.stop();
-        assert_eq!((metrics.queued, metrics.queued_bytes, metrics.connections), (0, 0, 0), "{metrics:#?}");
+        let left = (metrics.queued, metrics.queued_bytes, metrics.queue_memory_unshared, metrics.connections);
+        assert_eq!(left, (0, 0, 0, 0), "{metrics:#?}");
+        metrics
+    }
+
+    /// Drains the server, to the end, and checks that its books balance.
+    #[track_caller]
+    pub(crate) fn drain(&mut self) -> Metrics {
+        let metrics = self.handle.take().expect("not finished").drain().expect("no worker fails");
+        assert_balanced(&metrics);
         metrics
     }
 
@@ -143,7 +170,9 @@ impl Drop for Running {
 /// The ledger: every message that was due came to exactly one end, and so did every connection.
 #[track_caller]
 pub(crate) fn assert_balanced(metrics: &Metrics) {
-    let ends = metrics.delivered + metrics.dropped_slow + metrics.dropped_closed + metrics.queued;
+    let dropped: u64 =
+        metrics.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, count)| count).sum();
+    let ends = metrics.delivered + dropped + metrics.queued;
     assert_eq!(metrics.due, ends, "{metrics:#?}");
     let reasons = metrics.iter().filter(|(name, _)| name.starts_with("closed_"));
     let closed: u64 = reasons.map(|(_, count)| count).sum();

@@ -11,13 +11,19 @@ use super::{Client, PATIENCE};
 
 /// `wsd` with these arguments, and none of the settings that this process may have in its environment.
 pub(crate) fn wsd(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wsd"));
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_wsd")));
+    command.args(args);
+    command
+}
+
+/// A command that inherits none of the program's settings, and no input.
+pub(crate) fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WSD_") {
             command.env_remove(name);
         }
     }
-    command.args(args).stdin(Stdio::null());
+    command.stdin(Stdio::null());
     command
 }
 
@@ -58,11 +64,18 @@ impl Program {
 
     /// The addresses of its line.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        let words = self.ready.split([' ', ',']);
+        let words = self.ready.split([' ', ',', '\n']);
         words
             .filter_map(|word| word.strip_prefix("http://"))
             .map(|it| it.parse().expect("an address"))
             .collect()
+    }
+
+    /// The address of the admin listener, which must have been asked for.
+    #[track_caller]
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let (_, admin) = self.ready.trim_end().split_once("admin on http://").expect("it was asked for");
+        admin.parse().expect("an address")
     }
 
     pub(crate) fn connect(&self) -> Client {

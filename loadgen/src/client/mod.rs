@@ -4,10 +4,13 @@
 //! What is not here: sockets, clocks, what messages mean.
 //!
 //! ```text
-//! Upgrading --101 verified--> Open --Close sent or received--> Closing
+//! Upgrading --101 verified--> Open --Close received, or sent at the end of the run--> Closing
+//!                              \--Close sent at the end of a life--> Leaving --Close received--> Closing
 //! ```
 
 use std::borrow::Cow;
+use std::ops::Range;
+use std::time::Duration;
 
 use base64::Engine as _;
 use wsd::Deflate;
@@ -16,8 +19,10 @@ use wsd::proto::handshake::ClientRequest;
 use wsd::proto::handshake::client::{ResponseError, Upgraded};
 use wsd::proto::handshake::parse_response;
 use wsd::proto::message::Compressed;
-use wsd::proto::{Decoder, Event, MessageLimits, ProtocolError, Role, Status, frame};
+use wsd::proto::{CloseCode, Decoder, Event, MessageLimits, ProtocolError, Role, Status, frame};
 use wsd::proto::{Message, OpCode};
+
+use crate::backoff::retry_hint;
 
 /// What a client takes from a server in one message.
 pub const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 64 << 20, fragments_max: 1 << 20 };
@@ -29,6 +34,8 @@ pub enum State {
     Upgrading,
     /// Messages flow.
     Open,
+    /// A Close was sent before one came: nothing more may be sent, and what comes before the answer counts.
+    Leaving,
     /// A Close was sent or has come; nothing else counts.
     Closing,
 }
@@ -44,8 +51,13 @@ pub enum Input<'a> {
     Compressed(Compressed<'a>),
     /// Asks for a pong with the same payload: see [`encode_pong`].
     Ping(Cow<'a, [u8]>),
-    /// The server closes, with this code (1005 where it gave none): answer with [`Client::close`].
-    Close(u16),
+    /// The server closes: answer with [`Client::close`], unless this is the answer to [`Client::leave`].
+    Close {
+        /// With this code, 1005 where it gave none.
+        code: u16,
+        /// How long it asks to be spared, see [`retry_hint`].
+        retry: Option<Duration>,
+    },
 }
 
 /// Why a connection cannot go on.
@@ -171,9 +183,15 @@ impl Client {
     ) -> Result<(usize, Option<Input<'a>>), Fault> {
         match self.state {
             State::Upgrading => self.handle_answer(bytes, offer, &key()),
-            State::Open => self.handle_frames(bytes),
+            State::Open | State::Leaving => self.handle_frames(bytes),
             State::Closing => Ok((bytes.len(), None)),
         }
+    }
+
+    /// Appends a Close frame with code 1000 and goes on receiving until the server has answered it.
+    pub fn leave(&mut self, mask: [u8; 4], out: &mut Vec<u8>) {
+        self.close(CloseCode::NORMAL.get(), mask, out);
+        self.state = State::Leaving;
     }
 
     /// Appends a Close frame with `code` (without one for 1005) and counts the connection as closing.
@@ -217,6 +235,9 @@ impl Client {
     }
 
     fn handle_frames<'a>(&mut self, bytes: &'a mut [u8]) -> Result<(usize, Option<Input<'a>>), Fault> {
+        if let Some(payload) = self.whole_message(bytes) {
+            return Ok((payload.end, Some(Input::Message(Cow::Borrowed(&bytes[payload])))));
+        }
         let (used, event) = self.decoder.decode(bytes, &LIMITS).map_err(Fault::Protocol)?;
         let input = match event {
             None => None,
@@ -227,11 +248,40 @@ impl Client {
             })),
             Some(Event::Compressed(message)) => Some(Input::Compressed(message)),
             Some(Event::Ping(payload)) => Some(Input::Ping(payload)),
-            Some(Event::Close(close)) => Some(Input::Close(close.map_or(1005, |close| close.code.get()))),
+            Some(Event::Close(close)) => {
+                if self.state == State::Leaving {
+                    self.state = State::Closing;
+                }
+                let retry = close.as_ref().and_then(|close| retry_hint(&close.reason));
+                Some(Input::Close { code: close.map_or(1005, |close| close.code.get()), retry })
+            }
             // A heartbeat that nobody asked for: legal, and of no use here.
             Some(Event::Pong(_)) => None,
         };
         Ok((used, input))
+    }
+}
+
+impl Client {
+    /// Where the payload lies if `bytes` begin with what servers nearly always send: a message in one frame, all of it
+    /// there. Its first bytes say that it breaks no rule; whatever they do not say is left to the decoder.
+    fn whole_message(&self, bytes: &[u8]) -> Option<Range<usize>> {
+        const TEXT: u8 = 0x81;
+        const BINARY: u8 = 0x82;
+        if self.decoder.is_mid_message() {
+            return None;
+        }
+        let (begin, len) = match *bytes {
+            [_, len @ 0..=125, ..] => (2, usize::from(len)),
+            // 126 stands for two bytes of length, which a shorter message must not use.
+            [_, 126, high, low, ..] if high > 0 || low > 125 => {
+                (4, usize::from(high) << 8 | usize::from(low))
+            }
+            _ => return None,
+        };
+        let payload = bytes.get(begin..begin + len)?;
+        let is_sound = bytes[0] == BINARY || (bytes[0] == TEXT && payload.is_ascii());
+        is_sound.then_some(begin..begin + len)
     }
 }
 
@@ -241,6 +291,10 @@ pub fn encode_pong(payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
 }
 
 /// The `Sec-WebSocket-Key` of connection `conn`: found again when the answer comes, instead of kept.
+///
+/// Not inlined: the compiler would draw its random numbers before each read, for a handshake that is long over.
+#[cold]
+#[inline(never)]
 pub fn key(seed: u64, conn: u32) -> String {
     let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(conn).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let nonce: [u8; 16] = std::array::from_fn(|_| rng.u8(..));
@@ -249,8 +303,8 @@ pub fn key(seed: u64, conn: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use wsd::proto::Close;
     use wsd::proto::handshake::encode_accept;
-    use wsd::proto::{Close, CloseCode};
 
     use super::*;
 
@@ -294,12 +348,70 @@ mod tests {
             "Message([104, 101, 108, 108, 111])",
             "Ping([63])",
             "Message([0, 255])",
-            "Close(1001)",
+            "Close { code: 1001, retry: None }",
         ];
         assert_eq!(whole, expected);
         for piece in 1..stream.len() {
             assert_eq!(events(&stream, piece), whole, "in pieces of {piece}");
         }
+    }
+
+    /// Frames of all kinds and lengths, some of them damaged, read with the short cut and without it.
+    #[test]
+    fn the_short_cut_sees_what_the_decoder_sees() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut whole = 0;
+        for round in 0..20_000 {
+            let mut stream = Vec::new();
+            for _ in 0..rng.usize(1..4) {
+                let len = [0, 1, 5, 125, 126, 127, 200, 65_535, 65_536]
+                    [rng.usize(..if round % 50 == 0 { 9 } else { 7 })];
+                let byte = if rng.u8(..8) == 0 { 0xe9 } else { b'e' };
+                let opcode =
+                    [OpCode::Text, OpCode::Binary, OpCode::Ping][rng.usize(..if len > 125 { 2 } else { 3 })];
+                frame::encode(&mut stream, opcode, &vec![byte; len], None);
+            }
+            if rng.bool() {
+                let at = rng.usize(..stream.len().min(6));
+                stream[at] ^= 1 << rng.u8(..8);
+            }
+            let cut = rng.usize(..=stream.len());
+            let mut pieces = [stream[..cut].to_vec(), stream[cut..].to_vec()];
+            let mut decoder = Decoder::new(Role::Client);
+            let mut client = Client { state: State::Open, ..Client::default() };
+            'pieces: for piece in &mut pieces {
+                let mut copy = piece.clone();
+                let mut at = 0;
+                while at < piece.len() {
+                    whole += usize::from(client.whole_message(&piece[at..]).is_some());
+                    let seen = client.handle_input(&mut piece[at..], &Offer::default(), String::new);
+                    let expected = decoder.decode(&mut copy[at..], &LIMITS).map_err(Fault::Protocol);
+                    match (seen, expected) {
+                        (Err(seen), Err(expected)) => {
+                            assert_eq!(seen, expected);
+                            break 'pieces;
+                        }
+                        (
+                            Ok((used, Some(Input::Message(bytes)))),
+                            Ok((expected, Some(Event::Message(message)))),
+                        ) => {
+                            assert_eq!((used, &*bytes), (expected, message.as_bytes()));
+                            at += used;
+                        }
+                        (Ok((used, input)), Ok((expected, event))) => {
+                            assert_eq!(used, expected);
+                            assert!(
+                                !matches!(input, Some(Input::Message(_)))
+                                    && !matches!(event, Some(Event::Message(_)))
+                            );
+                            at += used;
+                        }
+                        (seen, expected) => panic!("{seen:?} instead of {expected:?}"),
+                    }
+                }
+            }
+        }
+        assert!(whole > 10_000, "{whole} took the short cut");
     }
 
     #[test]
@@ -345,6 +457,38 @@ mod tests {
         out.clear();
         client.close(1005, MASK, &mut out);
         assert_eq!(out, [0x88, 0x80, 1, 2, 3, 4], "no code is answered by none");
+    }
+
+    /// After our own Close what was under way still counts, up to the answer.
+    #[test]
+    fn who_leaves_hears_the_last_messages() {
+        let mut client = Client::default();
+        let mut stream = stream();
+        stream.extend(b"\x81\x01x");
+        let (mut at, mut inputs, mut out) = (0, Vec::new(), Vec::new());
+        while at < stream.len() {
+            let bytes = &mut stream[at..];
+            let (used, input) =
+                client.handle_input(bytes, &Offer::default(), || KEY.to_owned()).expect("sound");
+            inputs.extend(input.map(|input| format!("{input:?}")));
+            if at == 0 {
+                client.leave(MASK, &mut out);
+            }
+            at += used;
+        }
+        assert_eq!(out, [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xe8 ^ 2]);
+        assert_eq!(inputs.len(), 5, "not what follows the Close: {inputs:?}");
+        assert_eq!(client.state(), State::Closing);
+    }
+
+    #[test]
+    fn a_close_may_ask_to_be_spared() {
+        let close = Close { code: CloseCode::RESTART, reason: "retry=3120".into() };
+        let mut stream = Vec::new();
+        encode_accept(&mut stream, KEY, None, None);
+        frame::encode_close(&mut stream, &close);
+        let last = "Close { code: 1012, retry: Some(3.12s) }";
+        assert_eq!(events(&stream, stream.len()).last().map(String::as_str), Some(last));
     }
 
     #[test]

@@ -10,14 +10,18 @@ use crate::record::Quantile;
 use crate::report::format::{bytes, duration};
 
 /// The quantities with quantiles, and where a JSON result has them.
-pub const QUANTITIES: [(&str, &str); 7] = [
+pub const QUANTITIES: [(&str, &str); 11] = [
     ("response", "/response_us"),
     ("fanout_each", "/fanout/each_us"),
     ("fanout_first", "/fanout/first_us"),
     ("fanout_last", "/fanout/last_us"),
     ("fanout_spread", "/fanout/spread_us"),
     ("service", "/service_us"),
+    ("tcp", "/connect/tcp_us"),
     ("upgrade", "/connect/upgrade_us"),
+    ("churn_tcp", "/turnover/tcp_us"),
+    ("churn_upgrade", "/turnover/upgrade_us"),
+    ("close", "/turnover/close_us"),
 ];
 
 /// The quantiles that results hold, by their keys in JSON, with the largest rise that may be chance or taste.
@@ -38,22 +42,27 @@ pub enum Metric {
     Max(&'static str),
     /// The server's processor time per message received.
     Cpu,
+    /// The server's processor time per accepted connection.
+    ConnectCpu,
     /// The server's memory per connection.
     Rss,
 }
 
 impl Metric {
-    /// Reads `response.p99`, `fanout_last.max`, `cpu` or `rss`.
+    /// Reads `response.p99`, `fanout_last.max`, `cpu`, `connect_cpu` or `rss`.
     ///
     /// # Errors
     /// One line that lists what there is.
     pub fn parse(text: &str) -> Result<Self, String> {
         let known = || {
             let quantities = QUANTITIES.map(|(name, _)| name).join(" ");
-            format!("'{text}' is no metric: cpu, rss, or p50 p90 p99 p99.9 p99.99 max of {quantities}")
+            format!(
+                "'{text}' is no metric: cpu, connect_cpu, rss, or p50 p90 p99 p99.9 p99.99 max of {quantities}"
+            )
         };
         match text.split_once('.') {
             None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "connect_cpu" => Ok(Self::ConnectCpu),
             None if text == "rss" => Ok(Self::Rss),
             Some((quantity, quantile)) => {
                 let &(quantity, _) =
@@ -83,6 +92,7 @@ impl Metric {
             }
             Self::Max(quantity) => result.pointer(path(quantity)?)?["max"].as_f64()? * 1e3,
             Self::Cpu => result["server"]["cpu_us_per_message"].as_f64()? * 1e3,
+            Self::ConnectCpu => result["connect"]["server_cpu_us"].as_f64()? * 1e3,
             Self::Rss => result["server"]["rss_bytes_per_conn"].as_f64()?,
         };
         (value > 0.0).then_some(value)
@@ -93,7 +103,7 @@ impl Metric {
         match self {
             Self::Quantile(_, place) => QUANTILES[place].2,
             Self::Max(_) => 0.10,
-            Self::Cpu | Self::Rss => 0.03,
+            Self::Cpu | Self::ConnectCpu | Self::Rss => 0.03,
         }
     }
 
@@ -110,6 +120,10 @@ impl Metric {
                 vec![Self::Quantile("fanout_last", 0), Self::Quantile("fanout_each", 2), Self::Cpu]
             }
             Mode::Idle => vec![Self::Rss, Self::Quantile("upgrade", 0), Self::Quantile("upgrade", 2)],
+            Mode::Connect => {
+                vec![Self::Quantile("upgrade", 0), Self::Quantile("upgrade", 2), Self::ConnectCpu]
+            }
+            Mode::Churn => vec![Self::Quantile("churn_upgrade", 0), Self::Quantile("churn_upgrade", 2)],
         }
     }
 
@@ -120,6 +134,10 @@ impl Metric {
             Mode::Echo => quantiles("response").chain([Self::Quantile("service", 0)]).collect(),
             Mode::Broadcast => quantiles("fanout_each").chain(quantiles("fanout_last").take(3)).collect(),
             Mode::Idle => quantiles("upgrade").collect(),
+            Mode::Connect => {
+                quantiles("upgrade").chain(quantiles("tcp").take(3)).chain([Self::ConnectCpu]).collect()
+            }
+            Mode::Churn => quantiles("churn_upgrade").chain(quantiles("close").take(3)).collect(),
         };
         all.extend([Self::Cpu, Self::Rss]);
         all
@@ -130,7 +148,8 @@ impl Metric {
         match mode {
             Mode::Echo => "response",
             Mode::Broadcast => "fanout_each",
-            Mode::Idle => "upgrade",
+            Mode::Idle | Mode::Connect => "upgrade",
+            Mode::Churn => "churn_upgrade",
         }
     }
 }
@@ -141,6 +160,7 @@ impl fmt::Display for Metric {
             Self::Quantile(quantity, place) => f.pad(&format!("{quantity}.{}", QUANTILES[*place].1.name)),
             Self::Max(quantity) => f.pad(&format!("{quantity}.max")),
             Self::Cpu => f.pad("cpu"),
+            Self::ConnectCpu => f.pad("connect_cpu"),
             Self::Rss => f.pad("rss"),
         }
     }
@@ -184,7 +204,9 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for name in ["response.p50", "fanout_last.p99.9", "upgrade.max", "cpu", "rss"] {
+        for name in
+            ["response.p50", "fanout_last.p99.9", "upgrade.max", "churn_tcp.p90", "cpu", "connect_cpu", "rss"]
+        {
             assert_eq!(Metric::parse(name).expect(name).to_string(), name);
         }
         assert_eq!(Metric::parse("service.p999"), Metric::parse("service.p99.9"));
@@ -219,6 +241,6 @@ mod tests {
         assert_eq!(gate("fanout_last.p99=7.5%"), Ok(("fanout_last.p99".into(), 0.075)));
         assert_eq!(gate("cpu=5"), Ok(("cpu".into(), 0.05)));
         assert!(gate("cpu=x").is_err() && gate("cpu=-1%").is_err() && gate("x").is_err());
-        assert!([Mode::Echo, Mode::Broadcast, Mode::Idle].iter().all(|mode| Metric::gates(*mode).len() <= 3));
+        assert!(Mode::ALL.iter().all(|mode| Metric::gates(*mode).len() <= 3));
     }
 }

@@ -39,6 +39,11 @@ impl Stored {
             curves.insert("response".to_owned(), it.response.clone());
         }
         curves.insert("service".to_owned(), it.service.clone());
+        curves.insert("tcp".to_owned(), it.connecting.times.tcp.clone());
+        curves.insert("upgrade".to_owned(), it.connecting.times.upgrade.clone());
+        if let Some(turnover) = &it.turnover {
+            curves.insert("churn_upgrade".to_owned(), turnover.times.upgrade.clone());
+        }
         Self { name, result: json::value(it), curves }
     }
 

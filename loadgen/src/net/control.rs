@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::connects::{ConnectTimes, Fates};
 use crate::fanout::Part;
 use crate::instrument::Tally;
 use crate::ledger::Totals;
-use crate::record::{Latencies, Slice};
+use crate::record::Slice;
 use crate::schedule::Timeline;
+use crate::stages::Staged;
 
 /// From the coordinator to a thread.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ pub enum Report {
     /// A connection could not be made; only the first is told in words.
     FirstFailure(String),
     /// Every connection is open or has failed.
-    Dialed(Dialed),
+    Dialed(Box<Dialed>),
     /// The samples of one second.
     Second {
         /// Counted from the start of the warm-up.
@@ -63,10 +65,10 @@ pub struct Dialed {
     pub open: u32,
     /// Connections that are open and do not.
     pub lazy: u32,
-    /// Connections that failed, by reason.
-    pub failed: BTreeMap<String, u64>,
-    /// From `connect` to the verified answer.
-    pub upgrade: Latencies,
+    /// What became of them.
+    pub fates: Fates,
+    /// How long each took.
+    pub times: ConnectTimes,
 }
 
 /// What one thread did.
@@ -80,6 +82,10 @@ pub struct Done {
     pub closed: BTreeMap<u16, u64>,
     /// What those came to that do not read as they should.
     pub lazy: Lazy,
+    /// What became of connections made during the run.
+    pub fates: Fates,
+    /// The stages of the load, where it has any.
+    pub stages: Vec<Staged>,
     /// What the thread used while measuring.
     pub load: ThreadLoad,
 }
@@ -102,7 +108,7 @@ pub struct ThreadLoad {
     pub wait: f64,
 }
 
-/// One thread's running counts, for the progress bar and for knowing when everything has arrived. Written once per
+/// One thread's running counts, for the live view and for knowing when everything has arrived. Written once per
 /// turn of its loop; a cache line of its own, so that threads do not slow each other.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -115,6 +121,10 @@ pub struct Counters {
     pub sent: AtomicU64,
     /// Messages of this run received, intact (each once) or damaged.
     pub arrived: AtomicU64,
+    /// Messages that later ones have overtaken: lost, or late.
+    pub missing: AtomicU64,
+    /// The thread's share of a core in its last second, in thousandths.
+    pub busy_permille: AtomicU64,
     /// 1 while there are messages to send: a thread that gets no core may be late with them.
     pub sending: AtomicU64,
 }
@@ -139,6 +149,11 @@ impl Board {
     /// One thread's counters.
     pub fn of(&self, thread: u32) -> &Counters {
         &self.0[thread as usize]
+    }
+
+    /// The largest over all threads.
+    pub fn max(&self, which: impl Fn(&Counters) -> &AtomicU64) -> u64 {
+        self.0.iter().map(|counters| which(counters).load(Ordering::Acquire)).max().unwrap_or(0)
     }
 
     /// The sum over all threads.

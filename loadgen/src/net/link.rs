@@ -6,6 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use mio::net::TcpStream;
 
 use crate::client::{Client, Fault, Input, Offer, State};
+use crate::clock::monotonic_ns;
 
 /// Messages that may wait for a connection that takes nothing, at eight bytes each; further ones count as unsent.
 const WAITING_MAX: usize = 65_536;
@@ -62,7 +63,9 @@ impl Link {
         &mut self.socket
     }
 
-    /// Reads until nothing is left, and hands each event to `handle` together with this connection.
+    /// Reads until nothing is left, and hands each event to `handle` together with this connection and the time at
+    /// which its bytes were read: one look at the clock for each read, so that no message waits for the handling of
+    /// those before it.
     ///
     /// A read that does not fill `buffer` has emptied the socket (epoll(7)), unless the peer has closed, which
     /// `closing` says.
@@ -72,7 +75,7 @@ impl Link {
         closing: bool,
         offer: &Offer,
         key: impl Fn() -> String,
-        mut handle: impl FnMut(&mut Self, Input<'_>),
+        mut handle: impl FnMut(&mut Self, Input<'_>, u64),
     ) -> End {
         loop {
             let read = match self.socket.read(buffer) {
@@ -97,7 +100,7 @@ impl Link {
         buffer: &mut [u8],
         offer: &Offer,
         key: impl Fn() -> String,
-        mut handle: impl FnMut(&mut Self, Input<'_>),
+        mut handle: impl FnMut(&mut Self, Input<'_>, u64),
     ) -> End {
         match self.socket.read(buffer) {
             Ok(0) => End::Eof,
@@ -116,14 +119,14 @@ impl Link {
         bytes: &mut [u8],
         offer: &Offer,
         key: &impl Fn() -> String,
-        handle: &mut impl FnMut(&mut Self, Input<'_>),
+        handle: &mut impl FnMut(&mut Self, Input<'_>, u64),
     ) -> Result<(), Fault> {
-        let mut at = 0;
+        let (mut at, now_ns) = (0, monotonic_ns());
         while at < bytes.len() {
             let (used, input) = self.client.handle_input(&mut bytes[at..], offer, key)?;
             at += used;
             if let Some(input) = input {
-                handle(self, input);
+                handle(self, input, now_ns);
             }
         }
         Ok(())
@@ -157,6 +160,13 @@ impl Link {
             self.backlog = None;
         }
         next
+    }
+
+    /// Forgets the messages that wait: the connection sends no more.
+    pub fn forget_waiting(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.waiting.clear();
+        }
     }
 
     /// Messages that wait.

@@ -8,7 +8,7 @@
 //! | 4 | sequence |
 //! | 6 | when the message was to be sent, in nanoseconds since the run's first message |
 //! | 2 | how long after that it was written: microseconds, 65,535 for all that is longer |
-//! | 2 | checksum of all other bytes: both halves of their CRC-32, one over the other |
+//! | 2 | checksum of all other bytes and of the message's length |
 
 use super::{Parsed, Stamp, checksum};
 
@@ -65,7 +65,7 @@ pub(super) fn parse(run: [u8; 8], epoch_ns: u64, bytes: &[u8]) -> Parsed {
 }
 
 fn short_checksum(head: &[u8], filler: &[u8]) -> u16 {
-    let sum = checksum(head, filler);
+    let sum = checksum(head, BYTES_MIN + filler.len()) ^ checksum(filler, 0);
     (sum >> 16) as u16 ^ sum as u16
 }
 

@@ -22,6 +22,7 @@ use super::summary::Summary;
 use crate::cli::Mode;
 use crate::collect::{Interval, Spans};
 use crate::config::Config;
+use crate::connects::ConnectTimes;
 use crate::record::{Latencies, Samples};
 use crate::seconds::Second;
 
@@ -44,6 +45,8 @@ pub struct HlogWriter<W: Write = BufWriter<File>> {
     serializer: V2DeflateSerializer,
     /// The tag of response times: in a broadcast, of each delivery.
     response: &'static str,
+    /// Connections come and go, instead of coming once.
+    churn: bool,
 }
 
 impl HlogWriter {
@@ -68,7 +71,8 @@ impl<W: Write> HlogWriter<W> {
         writeln!(out, "#[StartTime: {start:.3} (seconds since epoch)]")?;
         writeln!(out, "#[BaseTime: {start:.3} (seconds since epoch)]")?;
         let response = if config.mode == Mode::Broadcast { "fanout_each" } else { "response" };
-        Ok(Self { out, serializer: V2DeflateSerializer::new(), response })
+        let churn = config.mode != Mode::Connect;
+        Ok(Self { out, serializer: V2DeflateSerializer::new(), response, churn })
     }
 
     /// Writes one second.
@@ -78,17 +82,24 @@ impl<W: Write> HlogWriter<W> {
     pub fn interval(&mut self, interval: &Interval) -> io::Result<()> {
         let Interval { number, slice, warmup_spans, measured_spans } = interval;
         let parts = [(WARMUP, &slice.warmup, warmup_spans), ("", &slice.measured, measured_spans)];
+        let second = (f64::from(*number), 1.0);
         for (prefix, samples, spans) in parts {
             if let Some(samples) = samples {
                 let Samples { response, service, .. } = &**samples;
-                self.histogram(*number, prefix, self.response, response)?;
-                self.histogram(*number, prefix, "service", service)?;
+                self.histogram(second, prefix, self.response, response)?;
+                self.histogram(second, prefix, "service", service)?;
+            }
+            let times = if prefix.is_empty() { &slice.connects.measured } else { &slice.connects.warmup };
+            if let Some(times) = times {
+                for (tag, latencies) in connect_tags(self.churn, times) {
+                    self.histogram(second, prefix, tag, latencies)?;
+                }
             }
             if let Some(spans) = spans {
                 let Spans { first, last, spread } = &**spans;
-                self.histogram(*number, prefix, "fanout_first", first)?;
-                self.histogram(*number, prefix, "fanout_last", last)?;
-                self.histogram(*number, prefix, "fanout_spread", spread)?;
+                self.histogram(second, prefix, "fanout_first", first)?;
+                self.histogram(second, prefix, "fanout_last", last)?;
+                self.histogram(second, prefix, "fanout_spread", spread)?;
             }
         }
         Ok(())
@@ -99,18 +110,39 @@ impl<W: Write> HlogWriter<W> {
     /// # Errors
     /// The file cannot be written to.
     pub fn finish(mut self, summary: &Summary) -> io::Result<()> {
+        for (number, it) in summary.stages.iter().enumerate() {
+            let tag = format!("stage_{}_{}", number + 1, self.response);
+            self.histogram((it.begin.as_secs_f64(), it.seconds), "", &tag, &it.staged.response)?;
+        }
         writeln!(self.out, "{VERDICT}{}", summary.verdict)?;
         writeln!(self.out, "{RESULT}{}", json::value(summary))?;
         self.out.flush()
     }
 
-    fn histogram(&mut self, number: u32, prefix: &str, tag: &str, latencies: &Latencies) -> io::Result<()> {
+    /// The interval is (begin, length) in seconds.
+    fn histogram(
+        &mut self,
+        interval: (f64, f64),
+        prefix: &str,
+        tag: &str,
+        latencies: &Latencies,
+    ) -> io::Result<()> {
         let Some(max_ns) = latencies.max_ns() else { return Ok(()) };
         let mut bytes = Vec::new();
         let serialized = self.serializer.serialize(latencies.histogram(), &mut bytes);
         serialized.map_err(|error| io::Error::other(error.to_string()))?;
         let max_ms = max_ns as f64 / 1e6;
-        writeln!(self.out, "Tag={prefix}{tag},{number}.000,1.000,{max_ms:.3},{}", STANDARD.encode(&bytes))
+        let ((begin, length), encoded) = (interval, STANDARD.encode(&bytes));
+        writeln!(self.out, "Tag={prefix}{tag},{begin:.3},{length:.3},{max_ms:.3},{encoded}")
+    }
+}
+
+/// The tags of what connecting took: as metrics are named.
+fn connect_tags(churn: bool, times: &ConnectTimes) -> Vec<(&'static str, &Latencies)> {
+    if churn {
+        vec![("churn_tcp", &times.tcp), ("churn_upgrade", &times.upgrade), ("close", &times.close)]
+    } else {
+        vec![("tcp", &times.tcp), ("upgrade", &times.upgrade)]
     }
 }
 
@@ -122,9 +154,10 @@ pub fn write_totals(tags: &BTreeMap<String, Latencies>, result: &Value) -> io::R
     let mut out = Vec::new();
     writeln!(out, "{VERSION}")?;
     writeln!(out, "{CONFIG}{}", result["config"])?;
-    let mut writer = HlogWriter { out: &mut out, serializer: V2DeflateSerializer::new(), response: "" };
+    let mut writer =
+        HlogWriter { out: &mut out, serializer: V2DeflateSerializer::new(), response: "", churn: false };
     for (tag, latencies) in tags {
-        writer.histogram(0, "", tag, latencies)?;
+        writer.histogram((0.0, 1.0), "", tag, latencies)?;
     }
     writeln!(out, "{VERDICT}{}", result["verdict"].as_str().unwrap_or_default())?;
     writeln!(out, "{RESULT}{result}")?;
@@ -192,6 +225,7 @@ mod tests {
 
     use super::*;
     use crate::payload::Stamp;
+    use crate::recorder::Recording;
     use crate::schedule::Timeline;
 
     fn config(line: &str) -> Config {
@@ -205,11 +239,12 @@ mod tests {
         let start = UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
         let mut writer = HlogWriter::new(&mut out, &config("loadgen"), start).expect("memory takes it");
         for number in 0..2 {
-            let mut interval = Interval { number, ..Interval::default() };
+            let mut recording = Recording::default();
             for intended_ns in [0, 100, 200] {
                 let stamp = Stamp { sender: 0, sequence: 0, intended_ns, sent_ns: intended_ns + 1_000 };
-                interval.slice.received(&timeline, &stamp, intended_ns + 5_000_000);
+                recording.received(&timeline, &stamp, intended_ns + 5_000_000);
             }
+            let interval = Interval { number, slice: recording.take(), ..Interval::default() };
             writer.interval(&interval).expect("memory takes it");
         }
         String::from_utf8(out).expect("text")

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::summary::Summary;
+use super::summary::{Summary, Turnover};
 use crate::config::{Config, Load};
+use crate::connects::{ConnectPace, FailureKind, Fates};
 use crate::payload::Format;
 use crate::record::{Latencies, Quantile};
 use crate::schedule::Arrival;
 use crate::seconds::Second;
+use crate::stages::StageResult;
 
 /// Writes the report to a file.
 ///
@@ -40,10 +42,18 @@ pub fn value(it: &Summary) -> Value {
         "connect": {
             "target": it.connecting.target,
             "ok": it.connecting.ok(),
-            "failed": it.connecting.failed.values().sum::<u64>(),
-            "failed_by_reason": it.connecting.failed,
+            "failed": it.connecting.fates.failures(),
+            "failed_by_reason": it.connecting.fates.failed,
+            "failed_by_kind": by_kind(&it.connecting.fates),
             "seconds": it.connecting.seconds,
-            "upgrade_us": quantiles(&it.connecting.upgrade),
+            "target_per_s": it.connecting.target_per_second,
+            "begun_per_s": it.connecting.begun_per_second(),
+            "opened_per_s": it.connecting.opened_per_second(),
+            "tcp_us": quantiles(&it.connecting.times.tcp),
+            "upgrade_us": quantiles(&it.connecting.times.upgrade),
+            "late_us": quantiles(&it.connecting.times.late),
+            "server_cpu_us": it.connecting.cost.map(|cost| cost.cpu_us),
+            "server_user_us": it.connecting.cost.and_then(|cost| cost.user_us),
         },
         "response_us": quantiles(&it.response),
         "service_us": quantiles(&it.service),
@@ -65,6 +75,7 @@ pub fn value(it: &Summary) -> Value {
             "foreign": it.integrity.foreign,
             "unsent": it.integrity.unsent,
         },
+        "turnover": it.turnover.as_ref().map(turnover),
         "deflate": it.deflate.as_ref().map(|it| json!({
             "wire_bytes": it.wire_bytes,
             "plain_bytes": it.plain_bytes,
@@ -85,6 +96,7 @@ pub fn value(it: &Summary) -> Value {
             "closed_by_code": lazy.closed.iter().map(|(code, number)| (code.to_string(), Value::from(*number)))
                 .collect::<serde_json::Map<_, _>>(),
         })),
+        "stages": it.stages.iter().map(stage).collect::<Vec<_>>(),
         "server": it.server.as_ref().map(|server| json!({
             "pid": server.pid,
             "user_s": server.user_s,
@@ -105,6 +117,45 @@ pub fn value(it: &Summary) -> Value {
     })
 }
 
+fn turnover(it: &Turnover) -> Value {
+    json!({
+        "begun": it.fates.begun,
+        "opened": it.fates.opened,
+        "failed": it.fates.failures(),
+        "failed_by_reason": it.fates.failed,
+        "failed_by_kind": by_kind(&it.fates),
+        "ended": it.fates.left,
+        "closed_clean": it.fates.clean,
+        "closed_unclean": it.fates.unclean,
+        "missed": it.fates.missed,
+        "hinted": it.fates.hinted,
+        "target_per_s": it.target_per_second,
+        "begun_per_s": it.begun_per_second,
+        "opened_per_s": it.opened_per_second,
+        "tcp_us": quantiles(&it.times.tcp),
+        "upgrade_us": quantiles(&it.times.upgrade),
+        "close_us": quantiles(&it.times.close),
+        "late_us": quantiles(&it.times.late),
+    })
+}
+
+fn by_kind(fates: &Fates) -> Value {
+    let kinds =
+        FailureKind::ALL.iter().map(|(kind, name)| ((*name).to_owned(), fates.failures_by(*kind).into()));
+    kinds.collect::<serde_json::Map<_, _>>().into()
+}
+
+fn stage(it: &StageResult) -> Value {
+    json!({
+        "stage": it.stage.to_string(),
+        "seconds": it.seconds,
+        "target_per_s": it.stage.rate,
+        "sent": it.staged.sent,
+        "sent_per_s": it.sent_per_second(),
+        "response_us": quantiles(&it.staged.response),
+    })
+}
+
 fn second(it: &Second) -> Value {
     json!({
         "second": it.number,
@@ -114,6 +165,10 @@ fn second(it: &Second) -> Value {
         "p50_us": it.p50_ns.map(us),
         "p99_us": it.p99_ns.map(us),
         "max_us": it.max_ns.map(us),
+        "opened": it.opened,
+        "upgrade_p50_us": it.upgrade_p50_ns.map(us),
+        "upgrade_p99_us": it.upgrade_p99_ns.map(us),
+        "upgrade_max_us": it.upgrade_max_ns.map(us),
     })
 }
 
@@ -131,8 +186,11 @@ pub fn config(it: &Config) -> Value {
         "conns": it.conns,
         "rate": rate,
         "closed_loop": in_flight,
+        "stages": it.stages.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "senders": it.senders,
+        "skip_sender": it.skip_sender,
         "size": if it.sizes.min == it.sizes.max { it.sizes.max.into() } else { Value::from(it.sizes.to_string()) },
+        "source_ip": it.source_ips.to_string(),
         "arrival": match it.arrival { Arrival::Constant => "constant", Arrival::Poisson => "poisson" },
         "format": match it.format { Format::Binary => "binary", Format::Compact => "compact", Format::Text => "text" },
         "slow_readers": it.cohorts.slow,
@@ -143,7 +201,11 @@ pub fn config(it: &Config) -> Value {
         "deflate": it.deflate,
         "raw": it.raw,
         "subprotocols": it.subprotocols,
-        "connect_rate": it.connect_rate,
+        "connect_rate": it.connect_pace.rate(),
+        "storm": it.connect_pace == ConnectPace::Storm,
+        "connect_timeout_s": it.connect_timeout.as_secs_f64(),
+        "lifetime": it.lifetime.as_ref().map(ToString::to_string),
+        "reconnect": it.reconnect.to_string(),
         "duration_s": it.duration.as_secs_f64(),
         "warmup_s": it.warmup.as_secs_f64(),
         "settle_s": it.settle.as_secs_f64(),

@@ -2,6 +2,7 @@
 //! [`hgrm`]).
 
 pub mod comparison;
+pub mod connects;
 pub mod csv;
 pub mod format;
 pub mod hgrm;

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use crate::cli::Mode;
+use crate::clock::SECOND_NS;
 use crate::collect::Spans;
 use crate::config::Config;
+use crate::connects::{ConnectCost, ConnectTimes, Fates};
 use crate::net::control::Lazy;
 use crate::plan::Plan;
 use crate::record::Latencies;
 use crate::seconds::Second;
 use crate::server::Cost;
+use crate::stages::StageResult;
 use crate::verdict::Verdict;
 
 /// Everything that is reported of a run.
@@ -28,8 +32,12 @@ pub struct Summary {
     pub fanout: Option<Fanout>,
     /// The same second by second, warm-up included.
     pub by_second: Vec<Second>,
+    /// The stages of the load, where it has any.
+    pub stages: Vec<StageResult>,
     /// What arrived, and how.
     pub integrity: Integrity,
+    /// Connections that came and went, where they do.
+    pub turnover: Option<Turnover>,
     /// What compression came to, where it was offered.
     pub deflate: Option<Compression>,
     /// Messages per second.
@@ -50,6 +58,17 @@ pub struct Summary {
     pub reasons: Vec<String>,
 }
 
+impl Summary {
+    /// What a distribution is drawn of: response times, or where nothing is sent, what connecting took.
+    pub fn main_times(&self) -> &Latencies {
+        match (&self.turnover, self.config.mode) {
+            (_, Mode::Connect | Mode::Idle) => &self.connecting.times.upgrade,
+            (Some(turnover), Mode::Churn) if self.response.count() == 0 => &turnover.times.upgrade,
+            _ => &self.response,
+        }
+    }
+}
+
 /// How connecting went.
 #[derive(Debug, Default)]
 pub struct Connecting {
@@ -59,20 +78,51 @@ pub struct Connecting {
     pub open: Vec<u32>,
     /// Open connections that do not.
     pub lazy: u32,
-    /// Connections that failed, by reason.
-    pub failed: BTreeMap<String, u64>,
+    /// What became of the connections.
+    pub fates: Fates,
     /// The first reason.
     pub first_failure: Option<String>,
     /// From the first `connect` to the last answer.
     pub seconds: f64,
-    /// From `connect` to the verified answer, for each connection.
-    pub upgrade: Latencies,
+    /// How long each took, from `connect`, or from when it was due where a rate was given.
+    pub times: ConnectTimes,
+    /// Connections per second, where that was asked for.
+    pub target_per_second: Option<f64>,
+    /// What they cost the server.
+    pub cost: Option<ConnectCost>,
+}
+
+/// Connections that came and went during the run.
+#[derive(Debug)]
+pub struct Turnover {
+    /// What became of them, warm-up included.
+    pub fates: Fates,
+    /// How long each that was due while measuring took, from when it was due.
+    pub times: ConnectTimes,
+    /// Connections per second that follow from their lifetime.
+    pub target_per_second: Option<f64>,
+    /// Connections per second that were asked for, while measuring.
+    pub begun_per_second: f64,
+    /// Connections per second that were opened, of those due while measuring.
+    pub opened_per_second: f64,
 }
 
 impl Connecting {
     /// Open connections.
     pub fn ok(&self) -> u32 {
         self.healthy() + self.lazy
+    }
+
+    /// Connects per second, from the first to the last.
+    pub fn begun_per_second(&self) -> f64 {
+        // Intervals, not posts.
+        let (count, ns) = (self.fates.begun.saturating_sub(1), self.fates.begun_within_ns);
+        if ns == 0 { 0.0 } else { count as f64 * SECOND_NS as f64 / ns as f64 }
+    }
+
+    /// Connections opened per second, from the first connect to the last answer.
+    pub fn opened_per_second(&self) -> f64 {
+        f64::from(self.ok()) / self.seconds.max(1e-9)
     }
 
     /// Open connections that read as they should: those that send and are timed.

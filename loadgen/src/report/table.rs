@@ -2,10 +2,13 @@
 
 use std::io::{self, Write};
 
+use super::connects;
 use super::format::{bytes, count, duration, duration_or_dash, exact_percent, percent, rate, short_count};
 use super::summary::{Connecting, Integrity, Summary};
+use crate::cli::Mode;
 use crate::plan::Plan;
 use crate::record::{Latencies, Quantile};
+use crate::stages::StageResult;
 
 /// The columns of the table.
 const QUANTILES: [Quantile; 4] = [Quantile::P50, Quantile::P90, Quantile::P99, Quantile::P999];
@@ -30,17 +33,17 @@ pub fn plan(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
 
 /// When all connections are made.
 pub fn connecting(out: &mut impl Write, it: &Connecting) -> io::Result<()> {
-    let per_second = f64::from(it.ok()) / it.seconds.max(1e-9);
     writeln!(
         out,
         "connect {}/{} in {:.1}s   {}/s   upgrade {}",
         count(u64::from(it.ok())),
         count(u64::from(it.target)),
         it.seconds,
-        rate(per_second),
-        tail(&it.upgrade)
+        rate(it.opened_per_second()),
+        tail(&it.times.upgrade)
     )?;
-    for (reason, number) in &it.failed {
+    connects::cost(out, it)?;
+    for (reason, number) in &it.fates.failed {
         writeln!(out, "failed  {} x {reason}", count(*number))?;
     }
     Ok(())
@@ -48,13 +51,22 @@ pub fn connecting(out: &mut impl Write, it: &Connecting) -> io::Result<()> {
 
 /// The result.
 pub fn results(out: &mut impl Write, it: &Summary) -> io::Result<()> {
-    if it.rates.target.is_some() || it.integrity.expected > 0 {
+    let messages = it.rates.target.is_some() || it.integrity.expected > 0;
+    if messages || it.turnover.is_some() || it.config.mode == Mode::Connect {
+        heading(out)?;
+    }
+    if messages {
         quantiles(out, it)?;
+    }
+    connects::rows(out, it)?;
+    if messages {
         let target = it.rates.target.map(|target| format!(" of {}/s", rate(target))).unwrap_or_default();
         let (sent, received) = (rate(it.rates.sent), rate(it.rates.received));
         writeln!(out, "rate    sent {sent}/s{target}   received {received}/s   over {:.1}s", it.seconds)?;
         integrity(out, &it.integrity)?;
     }
+    connects::lines(out, it)?;
+    stages(out, &it.stages)?;
     if let Some(deflate) = &it.deflate {
         let ratio = deflate.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
         let (wire, plain) = (bytes(deflate.wire_bytes), bytes(deflate.plain_bytes));
@@ -120,7 +132,6 @@ pub fn heading(out: &mut impl Write) -> io::Result<()> {
 }
 
 fn quantiles(out: &mut impl Write, it: &Summary) -> io::Result<()> {
-    heading(out)?;
     match &it.fanout {
         Some(fanout) => {
             row(out, "fanout each", &it.response)?;
@@ -131,6 +142,28 @@ fn quantiles(out: &mut impl Write, it: &Summary) -> io::Result<()> {
         None => row(out, "response", &it.response)?,
     }
     row(out, "service", &it.service)
+}
+
+/// One row per stage of the load, with the rate that it came to.
+fn stages(out: &mut impl Write, all: &[StageResult]) -> io::Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    write!(out, "{:13}{:>11}", "stage", "n")?;
+    for name in ["p50", "p90", "p99", "max"] {
+        write!(out, "{name:>9}")?;
+    }
+    writeln!(out, "{:>10}", "sent/s")?;
+    for it in all {
+        let response = &it.staged.response;
+        write!(out, "{:13}{:>11}", it.stage, short_count(response.count()))?;
+        for quantile in [Quantile::P50, Quantile::P90, Quantile::P99] {
+            write!(out, "{:>9}", duration_or_dash(response.quantile_ns(quantile)))?;
+        }
+        let sent = it.sent_per_second().map_or_else(|| "-".to_owned(), rate);
+        writeln!(out, "{:>9}{sent:>10}", duration_or_dash(response.max_ns()))?;
+    }
+    Ok(())
 }
 
 fn integrity(out: &mut impl Write, it: &Integrity) -> io::Result<()> {
@@ -212,8 +245,8 @@ mod tests {
     #[test]
     fn connecting_tells_failures_by_reason() {
         let mut it = Connecting { target: 10, open: vec![4, 4], seconds: 2.0, ..Connecting::default() };
-        it.failed.insert("connection refused".into(), 2);
-        it.upgrade.record(6_100_000);
+        it.fates.failed.insert("connection refused".into(), 2);
+        it.times.upgrade.record(6_100_000);
         let expected = "connect 8/10 in 2.0s   4.00/s   upgrade max 6.10ms\nfailed  2 x connection refused\n";
         assert_eq!(text(|out| connecting(out, &it)), expected);
     }

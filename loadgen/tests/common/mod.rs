@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wsd::proto::handshake::{Request, encode_accept};
@@ -41,6 +41,18 @@ pub enum Fault {
     Status(u16),
     /// The handshake's accept key is another's.
     WrongAccept,
+    /// Of five connections one is served, one gets status 503, one another's accept key, one is hung up on, and one
+    /// hears nothing.
+    Mixed,
+    /// So many handshakes are answered with status 503 before any is taken.
+    RefuseFirst(usize),
+    /// Before the connection of this number, and all behind it, the server sleeps.
+    FreezeAccept(usize, Duration),
+    /// A Close is not answered.
+    MuteClose,
+    /// The first connection's message of this number is answered with a Close that asks to be spared for so many
+    /// milliseconds.
+    Retry(u32, u32),
     /// Everything goes to everyone, except that the first connection misses each sender's message of this number.
     BroadcastDrop(u32),
 }
@@ -50,6 +62,23 @@ pub struct FaultyServer {
     pub url: String,
     /// One value for each message that the server gets.
     pub messages: Receiver<()>,
+    /// When each connection was accepted.
+    pub accepted: Receiver<Instant>,
+}
+
+impl Fault {
+    /// What is wrong with the connection of this number.
+    const fn of(self, number: usize) -> Self {
+        match (self, number % 5) {
+            (Self::Mixed, 0) => Self::None,
+            (Self::Mixed, 1) => Self::Status(503),
+            (Self::Mixed, 2) => Self::WrongAccept,
+            (Self::RefuseFirst(refused), _) if number < refused => Self::Status(503),
+            (Self::RefuseFirst(_) | Self::FreezeAccept(..), _) => Self::None,
+            (Self::Retry(..), _) if number > 0 => Self::None,
+            (fault, _) => fault,
+        }
+    }
 }
 
 const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 1 << 24, fragments_max: 1 << 10 };
@@ -61,16 +90,30 @@ pub fn serve(fault: Fault) -> FaultyServer {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address: SocketAddr = listener.local_addr().expect("bound");
     let (sender, messages) = channel();
+    let (arrivals, accepted) = channel();
     let members = Members::default();
     std::thread::spawn(move || {
-        for stream in listener.incoming() {
+        // Those that hear nothing are kept, or they would be hung up on.
+        let mut ignored = Vec::new();
+        for (number, stream) in listener.incoming().enumerate() {
             let (sender, members) = (sender.clone(), Arc::clone(&members));
             let stream = stream.expect("accepted");
+            let _ = arrivals.send(Instant::now());
+            match (fault, number % 5) {
+                (Fault::FreezeAccept(nth, time), _) if nth == number => std::thread::sleep(time),
+                (Fault::Mixed, 3) => continue,
+                (Fault::Mixed, 4) => {
+                    ignored.push(stream);
+                    continue;
+                }
+                _ => {}
+            }
+            let fault = fault.of(number);
             // A connection that ends early is the client's business, and the test's.
             std::thread::spawn(move || connection(stream, fault, &sender, &members));
         }
     });
-    FaultyServer { url: format!("ws://{address}"), messages }
+    FaultyServer { url: format!("ws://{address}"), messages, accepted }
 }
 
 /// The command of a server process with a fault: this very test program, which must have the [`server_process`]
@@ -132,6 +175,7 @@ fn connection(
                     number += 1;
                 }
                 Some(Event::Pong(payload)) => pinged |= *payload == b"are you there?"[..],
+                Some(Event::Close(_)) if fault == Fault::MuteClose => {}
                 Some(Event::Close(_)) => {
                     let mut out = Vec::new();
                     frame::encode_close(&mut out, &Close::from(CloseCode::NORMAL));
@@ -194,6 +238,11 @@ fn answer(
             frame::encode_close(&mut out, &Close::from(code));
             return stream.write_all(&out);
         }
+        Fault::Retry(nth, ms) if nth == number => {
+            let close = Close { code: CloseCode::RESTART, reason: format!("retry={ms}").into() };
+            frame::encode_close(&mut out, &close);
+            return stream.write_all(&out);
+        }
         Fault::BroadcastDrop(nth) => {
             frame::encode(&mut out, opcode, &bytes, None);
             let skip = usize::from(nth == number);
@@ -234,7 +283,7 @@ pub fn texts(output: &Output) -> (i32, String, String) {
 /// Runs the program against `url` without warm-up, and gives table and JSON.
 pub fn measure(url: &str, line: &str) -> (String, Value) {
     let json = tempfile::NamedTempFile::new().expect("a file");
-    let line = format!("{url} --warmup 0s --settle 0s --json {} {line}", json.path().display());
+    let line = format!("{url} --warmup 0s --settle 0s -q --json {} {line}", json.path().display());
     let (code, out, err) = run(&line);
     assert_eq!(err, "", "nothing but mistakes goes to stderr");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");

@@ -13,7 +13,7 @@ mod negotiate;
 mod stream;
 
 pub use negotiate::{Agreed, OfferError, Window, negotiate, offer, parse_agreement};
-pub use stream::{Deflater, Inflater, Pool, Streams};
+pub use stream::{Clock, Deflater, Inflater, Pool, Streams, Work};
 
 /// The name of the extension.
 pub const EXTENSION: &str = "permessage-deflate";

@@ -1,5 +1,7 @@
 //! One message in, one message out, RFC 7692 section 7.2.
 
+use std::time::Duration;
+
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::{Agreed, Window};
@@ -15,6 +17,20 @@ const OUT_KEPT_BYTES: usize = 64 * 1024;
 /// How far the output is let grow between two looks at the limit.
 const STEP_BYTES: usize = 16 * 1024;
 
+/// Reads a clock that never goes back, from any moment on: what compressing costs is measured by the caller's.
+pub type Clock = fn() -> Duration;
+
+/// What a compressor did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes that were to be compressed.
+    pub input_bytes: u64,
+    /// Bytes that they became; where they would not have become fewer, as many.
+    pub output_bytes: u64,
+    /// By the clock that was given.
+    pub time: Duration,
+}
+
 /// Compresses messages.
 #[derive(Debug)]
 pub struct Deflater {
@@ -22,6 +38,8 @@ pub struct Deflater {
     takeover: bool,
     min_bytes: usize,
     out: Vec<u8>,
+    clock: Clock,
+    work: Work,
 }
 
 impl Deflater {
@@ -30,7 +48,19 @@ impl Deflater {
     pub fn new(config: &Deflate, window: Window, takeover: bool) -> Self {
         let level = Compression::new(u32::from(config.level));
         let stream = Compress::new_with_window_bits(level, false, window.bits());
-        Self { stream, takeover, min_bytes: config.min_bytes as usize, out: Vec::new() }
+        let min_bytes = config.min_bytes as usize;
+        Self { stream, takeover, min_bytes, out: Vec::new(), clock: || Duration::ZERO, work: Work::default() }
+    }
+
+    /// Measures its work with this clock.
+    #[must_use]
+    pub fn timed(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// What it did since the last call.
+    pub fn take_work(&mut self) -> Work {
+        std::mem::take(&mut self.work)
     }
 
     /// The compressed message; `None` where it is to be sent as it is: because it is short, or because it would
@@ -44,9 +74,20 @@ impl Deflater {
         }
         self.out.clear();
         self.out.shrink_to(OUT_KEPT_BYTES);
+        let began = (self.clock)();
         self.run(payload);
+        self.work.time += (self.clock)().saturating_sub(began);
+        self.work.input_bytes += payload.len() as u64;
+        let output = if self.takeover { self.out.len() } else { self.out.len().min(payload.len()) };
+        self.work.output_bytes += output as u64;
         // With takeover the peer needs it all the same: its window goes on.
         (self.takeover || self.out.len() < payload.len()).then_some(&self.out)
+    }
+
+    /// Begins anew: what follows refers to nothing before it. With takeover too, which lets a compressor refer back
+    /// and never makes it.
+    pub fn forget(&mut self) {
+        self.stream.reset();
     }
 
     fn run(&mut self, payload: &[u8]) {
@@ -77,6 +118,7 @@ impl Deflater {
 #[derive(Debug)]
 pub struct Pool {
     config: Deflate,
+    clock: Clock,
     deflaters: [Option<Box<Deflater>>; 7],
     inflater: Option<Box<Inflater>>,
 }
@@ -84,13 +126,24 @@ pub struct Pool {
 impl Pool {
     /// None yet.
     pub fn new(config: Deflate) -> Self {
-        Self { config, deflaters: Default::default(), inflater: None }
+        Self::timed(config, || Duration::ZERO)
+    }
+
+    /// None yet; their work will be measured with this clock.
+    pub fn timed(config: Deflate, clock: Clock) -> Self {
+        Self { config, clock, deflaters: Default::default(), inflater: None }
     }
 
     /// The compressor for a window.
     pub fn deflater(&mut self, window: Window) -> &mut Deflater {
         let slot = &mut self.deflaters[usize::from(window.bits() - Window::MIN.bits())];
-        slot.get_or_insert_with(|| Box::new(Deflater::new(&self.config, window, false)))
+        slot.get_or_insert_with(|| Box::new(Deflater::new(&self.config, window, false).timed(self.clock)))
+    }
+
+    /// What the compressor for a window did since the last call; there may be none.
+    pub fn take_work(&mut self, window: Window) -> Work {
+        let slot = &mut self.deflaters[usize::from(window.bits() - Window::MIN.bits())];
+        slot.as_mut().map_or_else(Work::default, |deflater| deflater.take_work())
     }
 
     /// The decompressor, which reads every window.
@@ -103,7 +156,9 @@ impl Pool {
         let Agreed { send_window, receive_window, .. } = agreed;
         (agreed.send_takeover || agreed.receive_takeover).then(|| {
             Box::new(Streams {
-                deflater: agreed.send_takeover.then(|| Deflater::new(&self.config, send_window, true)),
+                deflater: agreed
+                    .send_takeover
+                    .then(|| Deflater::new(&self.config, send_window, true).timed(self.clock)),
                 inflater: agreed.receive_takeover.then(|| Inflater::new(receive_window, true)),
             })
         })
@@ -265,6 +320,21 @@ mod tests {
         assert_eq!(deflater.deflate(&payloads()[3]), None, "noise");
         let mut own = Deflater::new(&Deflate::default(), Window::MAX, true);
         assert!(own.deflate(&payloads()[3]).is_some(), "the window must go on");
+    }
+
+    #[test]
+    fn work_is_counted_as_it_goes_on_the_wire() {
+        let mut deflater = Deflater::new(&Deflate::default(), Window::MAX, false);
+        assert_eq!(deflater.deflate(b"short"), None);
+        assert_eq!(deflater.take_work(), Work::default());
+        let len = deflater.deflate(&[b'a'; 2048]).expect("shorter").len() as u64;
+        let work = deflater.take_work();
+        assert_eq!((work.input_bytes, work.output_bytes), (2048, len));
+        let noise = &payloads()[3];
+        assert_eq!(deflater.deflate(noise), None);
+        let work = deflater.take_work();
+        assert_eq!((work.input_bytes, work.output_bytes), (noise.len() as u64, noise.len() as u64));
+        assert_eq!(deflater.take_work(), Work::default());
     }
 
     #[test]

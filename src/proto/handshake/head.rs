@@ -29,6 +29,15 @@ impl HeadScanner {
         }
         let window = head.len().min(head_bytes_max as usize);
         while self.scanned < window {
+            // Nearly all of a head are bytes between line ends, which mean nothing here.
+            if self.matched == 0 {
+                let rest = &head[self.scanned..window];
+                self.scanned +=
+                    rest.iter().position(|&byte| byte == b'\r' || byte == b'\n').unwrap_or(rest.len());
+                if self.scanned == window {
+                    break;
+                }
+            }
             let byte = head[self.scanned];
             // "a recipient MAY recognize a single LF as a line terminator" (RFC 9112 section 2.2): we do not,
             // because proxies that disagree about it let requests through.

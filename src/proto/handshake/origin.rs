@@ -37,29 +37,30 @@ pub fn is_valid(text: &str) -> bool {
     text == "null" || Origin::parse(text).is_some()
 }
 
-/// An origin (RFC 6454 section 7): no path, no user, no query.
-#[derive(Debug, PartialEq, Eq)]
-struct Origin {
+/// An origin (RFC 6454 section 7): no path, no user, no query. Hosts are the same in any case.
+#[derive(Debug)]
+struct Origin<'a> {
     secure: bool,
-    host: String,
+    host: &'a str,
     port: u16,
 }
 
-impl Origin {
-    fn parse(text: &str) -> Option<Self> {
+impl PartialEq for Origin<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.secure == other.secure && self.port == other.port && self.host.eq_ignore_ascii_case(other.host)
+    }
+}
+
+impl<'a> Origin<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
-        let secure = match scheme.to_ascii_lowercase().as_str() {
-            "http" => false,
-            "https" => true,
-            _ => return None,
-        };
+        let secure = scheme.eq_ignore_ascii_case("https");
+        if !secure && !scheme.eq_ignore_ascii_case("http") {
+            return None;
+        }
         // A serialised origin has no empty port.
         let (host, port) = split_authority(authority).filter(|_| !authority.ends_with(':'))?;
-        Some(Self {
-            secure,
-            host: host.to_ascii_lowercase(),
-            port: port.unwrap_or(if secure { 443 } else { 80 }),
-        })
+        Some(Self { secure, host, port: port.unwrap_or(if secure { 443 } else { 80 }) })
     }
 
     /// The same host and port as a `Host` header, in which the default port of the page's scheme may be left out.
@@ -72,7 +73,8 @@ impl Origin {
 
     fn is_local(&self) -> bool {
         let name = self.host.trim_start_matches('[').trim_end_matches(']');
-        name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        name.eq_ignore_ascii_case("localhost")
+            || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
 

@@ -3,6 +3,9 @@
 //! Whether the path exists and who may connect is not decided here.
 
 use std::fmt;
+use std::mem::MaybeUninit;
+
+use smallvec::SmallVec;
 
 use super::grammar::{is_extension_list, is_target, is_token, list_elements, split_authority};
 use super::is_valid_key;
@@ -10,12 +13,15 @@ use super::is_valid_key;
 /// The most headers that any configuration can allow: they are parsed into an array on the stack.
 pub const HEADERS_CEILING: usize = 128;
 
+/// Names and values. Browsers send fewer than this many: then they cost no allocation.
+type Headers<'h> = SmallVec<[(&'h str, &'h str); 24]>;
+
 /// A request head that is sound HTTP, borrowed from its bytes.
 #[derive(Debug)]
 pub struct Request<'h> {
     target: &'h str,
     host: &'h str,
-    headers: Vec<(&'h str, &'h str)>,
+    headers: Headers<'h>,
     upgrade: Upgrade<'h>,
 }
 
@@ -84,9 +90,10 @@ impl<'h> Request<'h> {
     /// Anything that is not a sound request of HTTP/1.1 with GET, or that asks for an upgrade and is not a
     /// sound opening handshake.
     pub fn parse(head: &'h [u8], headers_max: usize) -> Result<Self, RequestError> {
-        let mut slots = [httparse::EMPTY_HEADER; HEADERS_CEILING];
-        let mut parsed = httparse::Request::new(&mut slots[..headers_max.min(HEADERS_CEILING)]);
-        match parsed.parse(head) {
+        let mut slots = [const { MaybeUninit::uninit() }; HEADERS_CEILING];
+        let mut parsed = httparse::Request::new(&mut []);
+        let slots = &mut slots[..headers_max.min(HEADERS_CEILING)];
+        match parsed.parse_with_uninit_headers(head, slots) {
             Ok(httparse::Status::Complete(used)) if used == head.len() => {}
             Ok(_) => return Err(RequestError::Malformed("malformed request head")),
             Err(httparse::Error::TooManyHeaders) => return Err(RequestError::TooManyHeaders),
@@ -100,7 +107,7 @@ impl<'h> Request<'h> {
         if parsed.version != Some(1) {
             return Err(RequestError::HttpVersion);
         }
-        let mut headers = Vec::with_capacity(parsed.headers.len());
+        let mut headers = Headers::new();
         for header in parsed.headers.iter() {
             match std::str::from_utf8(header.value) {
                 Ok(value) => headers.push((header.name, value.trim_matches([' ', '\t']))),
@@ -145,7 +152,7 @@ impl<'h> Request<'h> {
     }
 
     /// Every header of that name, in the order sent.
-    pub fn headers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'h str> + 'a {
+    pub fn headers<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = &'h str> + 'a {
         self.headers
             .iter()
             .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
@@ -180,9 +187,8 @@ impl<'h> Request<'h> {
         };
         self.host = host;
         // "a server MUST accept the absolute-form in requests" and "MUST ignore the received Host header field"
-        let scheme = self.target.split_once("://").map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest));
-        if let Some((scheme, rest)) = scheme
-            && (scheme == "http" || scheme == "https")
+        if let Some((scheme, rest)) = self.target.split_once("://")
+            && (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
         {
             let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
             let (authority, path) = rest.split_at(end);

@@ -5,6 +5,7 @@ import os
 import pathlib
 import queue
 import re
+import signal
 import subprocess
 import threading
 
@@ -26,7 +27,7 @@ def running_wsd(*args):
             bound = re.search(r"\b127\.0\.0\.1:(\d+)", ready)
             assert ready.startswith("wsd ready") and bound, f"the first line of {command}: {ready!r}"
             yield int(bound[1])
-            process.terminate()
+            process.send_signal(signal.SIGINT)
             assert process.wait(STOP_S) == 0
         finally:
             process.kill()

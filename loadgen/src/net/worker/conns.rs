@@ -16,6 +16,9 @@ use crate::net::dial::{self, Dialer};
 use crate::net::link::{End, Link};
 use crate::net::traffic::Traffic;
 
+/// Connections asked for before the poll is asked again, so that answers do not wait for a long row of connects.
+const CONNECTS_PER_TURN: usize = 64;
+
 /// How often slow readers read.
 const SLOW_TICK_NS: u64 = SECOND_NS / 10;
 
@@ -41,21 +44,23 @@ impl Worker {
         while let Some(conn) = self.hands.dialer.overdue(now_ns) {
             self.drop_link(conn, "timed out");
         }
-        while let Some(conn) = self.hands.dialer.next(now_ns) {
+        for _ in 0..CONNECTS_PER_TURN {
+            let Some(conn) = self.hands.dialer.next(now_ns) else { break };
             if let Err(error) = self.connect(conn) {
                 self.drop_link(conn, &describe(&error));
             }
         }
-        if self.hands.dialer.is_finished() {
+        if matches!(self.phase, Phase::Dialing) && self.hands.dialer.is_finished() {
             self.phase = Phase::Ready;
             let dialer = &mut self.hands.dialer;
-            let (failed, upgrade) = (dialer.failed.clone(), std::mem::take(&mut dialer.upgrade));
+            let times = dialer.times.take().measured.map(|times| *times).unwrap_or_default();
+            let fates = dialer.fates.clone();
             let lazy = (0..self.assignment.conns)
                 .filter(|&conn| self.is_open(conn) && self.reading(conn) != Reading::Healthy)
                 .count() as u32;
-            let open = self.hands.dialer.open() - lazy;
-            let dialed = Dialed { thread: self.assignment.thread, open, lazy, failed, upgrade };
-            self.report(Report::Dialed(dialed));
+            let open = fates.opened as u32 - lazy;
+            let dialed = Dialed { thread: self.assignment.thread, open, lazy, fates, times };
+            self.report(Report::Dialed(Box::new(dialed)));
         }
     }
 
@@ -82,6 +87,7 @@ impl Worker {
             return Err(describe(&error));
         }
         link.connected = true;
+        self.hands.dialer.connected(conn, monotonic_ns());
         let out = &mut self.hands.out;
         out.clear();
         self.assignment.offer.encode(conn * self.assignment.threads + self.assignment.thread, &key, out);
@@ -126,10 +132,24 @@ impl Worker {
         let hands = &mut self.hands;
         let count_closes = !matches!(self.phase, Phase::Closing { .. });
         let key = || client::key(seed, number);
-        let end = link.read(&mut self.buffer, closing, &self.assignment.offer, key, |link, input| {
-            hands.handle(conn, link, input, count_closes);
+        let turnover = &mut self.turnover;
+        let mut left = false;
+        let end = link.read(&mut self.buffer, closing, &self.assignment.offer, key, |link, input, now_ns| {
+            match input {
+                Input::Upgraded => (link.sender, link.sequence) = turnover.back(conn).unwrap_or_default(),
+                Input::Close { retry, .. } => {
+                    left = true;
+                    turnover.hints.extend(retry.map(|retry| (conn, retry)));
+                }
+                _ => {}
+            }
+            hands.handle(conn, link, input, now_ns, count_closes);
         });
+        if let Some(traffic) = &mut hands.traffic {
+            traffic.reply(link);
+        }
         match end {
+            End::Drained if left => self.retire(conn),
             End::Drained => {}
             End::Eof => self.drop_link(conn, "closed before the answer"),
             End::Failed(kind) => self.drop_link(conn, dial::reason(kind)),
@@ -158,7 +178,7 @@ impl Worker {
             let Some(link) = &mut self.links[conn as usize] else { continue };
             let (hands, offer) = (&mut self.hands, &self.assignment.offer);
             let key = || client::key(seed, number);
-            let end = link.read_once(&mut self.buffer[..budget], offer, key, |link, input| {
+            let end = link.read_once(&mut self.buffer[..budget], offer, key, |link, input, _| {
                 hands.handle_slowly(link, input);
             });
             if end != End::Drained {
@@ -181,7 +201,7 @@ impl Worker {
                 let Some(link) = &mut self.links[conn as usize] else { continue };
                 let (hands, offer) = (&mut self.hands, &self.assignment.offer);
                 let key = || client::key(seed, number);
-                let end = link.read(&mut self.buffer, false, offer, key, |link, input| {
+                let end = link.read(&mut self.buffer, false, offer, key, |link, input, _| {
                     hands.handle_slowly(link, input);
                 });
                 if end != End::Drained {
@@ -199,7 +219,7 @@ impl Worker {
         let hands = &mut self.hands;
         let link = self.links[conn as usize].take();
         if hands.dialer.is_under_way(conn) {
-            if hands.dialer.failed.is_empty() {
+            if hands.dialer.fates.failed.is_empty() {
                 // Not through `report`: `hands` is borrowed.
                 let _ = self.reports.send(Report::FirstFailure(reason.to_owned()));
             }
@@ -213,6 +233,10 @@ impl Worker {
             if let Some(traffic) = &mut hands.traffic {
                 traffic.abandon(&link);
             }
+            self.remember(conn, &link);
+        }
+        if self.comes_back(conn) {
+            self.come_back(conn);
         }
     }
 }
@@ -222,7 +246,7 @@ impl Hands {
     fn handle_slowly(&mut self, link: &mut Link, input: Input<'_>) {
         match input {
             Input::Message(_) | Input::Compressed(_) => self.lazy.received += 1,
-            Input::Close(code) => {
+            Input::Close { code, .. } => {
                 *self.lazy.closed.entry(code).or_default() += 1;
                 self.out.clear();
                 link.client.close(code, self.rng.u32(..).to_be_bytes(), &mut self.out);
@@ -237,15 +261,20 @@ impl Hands {
         }
     }
 
-    fn handle(&mut self, conn: u32, link: &mut Link, input: Input<'_>, count_closes: bool) {
+    fn handle(&mut self, conn: u32, link: &mut Link, input: Input<'_>, now_ns: u64, count_closes: bool) {
         match input {
-            Input::Upgraded => self.dialer.opened(conn, monotonic_ns()),
+            Input::Upgraded => {
+                self.dialer.opened(conn, now_ns);
+                if let Some(traffic) = &mut self.traffic {
+                    traffic.back(conn, link);
+                }
+            }
             Input::Message(bytes) => match &mut self.traffic {
-                Some(traffic) => traffic.received(conn, link, &bytes),
+                Some(traffic) => traffic.received(conn, link, &bytes, now_ns),
                 None => self.early += 1,
             },
             Input::Compressed(message) => match &mut self.traffic {
-                Some(traffic) => traffic.received_compressed(conn, link, &message),
+                Some(traffic) => traffic.received_compressed(conn, link, &message, now_ns),
                 None => self.early += 1,
             },
             Input::Ping(payload) => {
@@ -254,7 +283,7 @@ impl Hands {
                 // Where this fails the connection has ended, and reading on will tell.
                 let _ = link.write(&self.out);
             }
-            Input::Close(code) => {
+            Input::Close { code, .. } => {
                 if count_closes {
                     *self.closed.entry(code).or_default() += 1;
                 }

@@ -11,6 +11,8 @@ pub(super) struct Marks {
     /// When measuring began and ended.
     pub(super) begin: Option<Usage>,
     pub(super) end: Option<Usage>,
+    /// When the thread's processor time was last read, and what it was.
+    pub(super) last: (u64, u64),
 }
 
 /// What a thread has used so far.
@@ -28,6 +30,16 @@ impl Usage {
 }
 
 impl Marks {
+    /// The thread's share of a core since the last call, in thousandths; 0 at first.
+    pub(super) fn busy_permille(&mut self, now_ns: u64) -> u64 {
+        let cpu_ns = thread_cpu_ns();
+        let (last_ns, last_cpu_ns) = std::mem::replace(&mut self.last, (now_ns, cpu_ns));
+        if last_ns == 0 || now_ns == last_ns {
+            return 0;
+        }
+        (cpu_ns - last_cpu_ns) * 1_000 / (now_ns - last_ns)
+    }
+
     /// What the thread used between the marks, or up to now.
     pub(super) fn load(&self) -> ThreadLoad {
         let Some(begin) = self.begin else { return ThreadLoad::default() };

@@ -8,30 +8,40 @@
 //! an event can only mean the connection that it names.
 
 mod conns;
+mod leaving;
 mod marks;
+mod turnover;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
 use self::conns::Hands;
+pub use self::leaving::LEAVING_MAX;
 use self::marks::{Marks, Usage};
+use self::turnover::Turnover;
 use super::control::{Board, Command, Counters, Done, Lazy, Report, Start};
-use super::dial::Dialer;
+use super::dial::{Dialer, Order};
 use super::link::Link;
 use super::timer::Timer;
 use super::traffic::{Pace, Traffic};
+use crate::backoff::Reconnect;
 use crate::client::Offer;
 use crate::clock::{SECOND_NS, monotonic_ns};
 use crate::cohort::{Cohorts, Reading};
 use crate::config::Load;
+use crate::connects::ConnectPace;
 use crate::instrument::{Audience, Instrument};
-use crate::payload::{Codec, Format, Sizes};
+use crate::lives::Lifetime;
+use crate::payload::{Codec, Format};
 use crate::schedule::{Arrival, Schedule};
+use crate::sizes::Sizes;
+use crate::stages::{Stage, StageBook, Steps};
 
 /// The waker's token; connections have the tokens below.
 pub const WAKER: Token = Token(usize::MAX);
@@ -61,12 +71,26 @@ pub struct Assignment {
     pub sources: Vec<Option<IpAddr>>,
     /// What the connections ask for.
     pub offer: Arc<Offer>,
-    /// This thread's share of the connect rate.
-    pub connect_rate: Option<f64>,
+    /// How fast, in the whole run.
+    pub connect_pace: ConnectPace,
+    /// How long a server may take to answer the handshake.
+    pub connect_timeout: Duration,
+    /// Whether connecting is what is measured: it then begins with the measurement.
+    pub connect_only: bool,
+    /// How long connections live, where they come and go.
+    pub lifetime: Option<Lifetime>,
+    /// Who comes back by itself.
+    pub reconnect: Reconnect,
     /// How messages are paced, in the whole run.
     pub load: Load,
+    /// The steps of that, where it has any, and the warm-up before them.
+    pub stages: Arc<[Stage]>,
+    /// Load before the measurement.
+    pub warmup: Duration,
     /// Whether everyone hears everyone.
     pub broadcast: bool,
+    /// But for the sender of a message, whom the server leaves out.
+    pub skip_sender: bool,
     /// Text or binary.
     pub format: Format,
     /// Who reads how.
@@ -79,6 +103,25 @@ pub struct Assignment {
     pub run: u64,
     /// What randomness follows from.
     pub seed: u64,
+}
+
+impl Assignment {
+    /// The connections to open from `start_ns` on.
+    fn order(&self, count: u32, start_ns: u64) -> Order {
+        let timeout_ns = self.connect_timeout.as_nanos() as u64;
+        Order { count, thread: (self.thread, self.threads), pace: self.connect_pace, start_ns, timeout_ns }
+    }
+
+    /// Connections, and places for those that are leaving.
+    fn streams(&self) -> usize {
+        let leaving = if self.lifetime.is_some() { LEAVING_MAX } else { 0 };
+        self.conns as usize + leaving as usize
+    }
+
+    /// The rates of the run, which has `rate` where it has no stages.
+    fn steps(&self, rate: f64) -> Steps {
+        if self.stages.is_empty() { Steps::constant(rate) } else { Steps::new(self.warmup, &self.stages) }
+    }
 }
 
 /// One thread's state.
@@ -96,6 +139,8 @@ pub struct Worker {
     /// Connections that read slowly, and when they read next.
     slow: Vec<u32>,
     slow_next_ns: u64,
+    /// Who comes and goes.
+    turnover: Turnover,
     phase: Phase,
 }
 
@@ -107,6 +152,8 @@ enum Phase {
     Running(Marks),
     Closing {
         deadline_ns: u64,
+        /// The first connection that may still be there.
+        first: usize,
     },
 }
 
@@ -123,9 +170,10 @@ impl Worker {
         board: Board,
     ) -> io::Result<Self> {
         let timer = Timer::new(poll.registry(), TIMER)?;
-        let Assignment { thread, threads, conns, connect_rate, seed, .. } = assignment;
+        let Assignment { thread, conns, seed, .. } = assignment;
+        let count = if assignment.connect_only { 0 } else { conns };
         let hands = Hands {
-            dialer: Dialer::new(conns, connect_rate, threads, monotonic_ns()),
+            dialer: Dialer::new(conns, assignment.order(count, monotonic_ns())),
             traffic: None,
             early: 0,
             closed: BTreeMap::new(),
@@ -136,6 +184,7 @@ impl Worker {
         let links = (0..conns).map(|_| None).collect();
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
         let phase = Phase::Dialing;
+        let turnover = Turnover::new(&assignment.reconnect);
         Ok(Self {
             assignment,
             poll,
@@ -148,6 +197,7 @@ impl Worker {
             hands,
             slow: Vec::new(),
             slow_next_ns: 0,
+            turnover,
             phase,
         })
     }
@@ -160,13 +210,19 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             self.turn();
-            if let Phase::Closing { deadline_ns } = self.phase
-                && (monotonic_ns() >= deadline_ns || self.links.iter().all(Option::is_none))
-            {
-                return Ok(());
+            if let Phase::Closing { deadline_ns, first } = &mut self.phase {
+                *first += self.links[*first..].iter().take_while(|link| link.is_none()).count();
+                if *first == self.links.len() || monotonic_ns() >= *deadline_ns {
+                    return Ok(());
+                }
             }
-            self.timer.arm(self.deadline_ns())?;
-            match self.poll.poll(&mut events, None) {
+            let deadline_ns = self.deadline_ns();
+            // What is due already needs no timer.
+            let wait = deadline_ns.filter(|ns| *ns <= monotonic_ns()).map(|_| Duration::ZERO);
+            if wait.is_none() {
+                self.timer.arm(deadline_ns)?;
+            }
+            match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -174,7 +230,8 @@ impl Worker {
                 match event.token() {
                     WAKER => self.obey(),
                     TIMER => self.timer.fired(),
-                    Token(conn) => self.ready(conn as u32, event),
+                    Token(conn) if conn < self.links.len() => self.ready(conn as u32, event),
+                    Token(leaving) => self.leaving_ready((leaving - self.links.len()) as u32, event),
                 }
             }
         }
@@ -182,7 +239,8 @@ impl Worker {
 
     /// What is to be done whatever the events were.
     fn turn(&mut self) {
-        if matches!(self.phase, Phase::Dialing) {
+        if matches!(self.phase, Phase::Dialing | Phase::Running(_)) {
+            self.turn_over();
             self.dial();
         }
         if let Some(traffic) = &mut self.hands.traffic {
@@ -192,16 +250,23 @@ impl Worker {
         self.mark();
         let counters = self.board.of(self.assignment.thread);
         if let Some(traffic) = &mut self.hands.traffic {
-            let is_sending = traffic.is_sending();
+            let (dialer, leaving) = (&self.hands.dialer, self.turnover.is_leaving());
+            let retries = self.assignment.connect_only && dialer.will_try_again();
+            let is_sending = traffic.is_sending() || !dialer.is_finished() || leaving || retries;
             let instrument = traffic.instrument();
             Counters::set(&counters.sent, instrument.tally().sent);
             Counters::set(&counters.sending, u64::from(is_sending));
+            Counters::set(&counters.missing, instrument.missing());
             Counters::set(&counters.arrived, instrument.totals().distinct + instrument.tally().corrupt);
         }
         let hands = &self.hands;
+        let fates = &hands.dialer.fates;
         let ended: u64 = hands.closed.values().chain(hands.lazy.closed.values()).sum();
-        Counters::set(&counters.open, u64::from(self.hands.dialer.open()).saturating_sub(ended));
-        Counters::set(&counters.failed, self.hands.dialer.failed.values().sum());
+        Counters::set(
+            &counters.open,
+            (self.turnover.initial + fates.opened).saturating_sub(ended + fates.left),
+        );
+        Counters::set(&counters.failed, fates.failures());
     }
 
     fn deadline_ns(&self) -> Option<u64> {
@@ -214,11 +279,13 @@ impl Worker {
                 let due = traffic.and_then(Traffic::deadline_ns);
                 due.into_iter()
                     .chain(slow)
+                    .chain(self.hands.dialer.deadline_ns())
+                    .chain(self.turnover.deadline_ns())
                     .chain([marks.next_second_ns])
                     .chain(self.next_mark_ns(marks))
                     .min()
             }
-            Phase::Closing { deadline_ns } => Some(*deadline_ns),
+            Phase::Closing { deadline_ns, .. } => Some(*deadline_ns),
         }
     }
 
@@ -238,6 +305,7 @@ impl Worker {
                 Command::Stop => {
                     if let Some(traffic) = &mut self.hands.traffic {
                         traffic.stop();
+                        self.stop_turnover();
                     }
                 }
                 Command::Finish => self.finish(),
@@ -258,6 +326,7 @@ impl Worker {
         let open: Vec<u32> = (0..a.conns)
             .filter(|&conn| self.is_open(conn) && self.reading(conn) == Reading::Healthy)
             .collect();
+        let own = slots.clone();
         debug_assert!(slots.len() <= open.len(), "the coordinator knows how many are open");
         // Spread over the connections: with few senders, not all on the same source address.
         let every = (open.len() / slots.len().max(1)).max(1);
@@ -271,7 +340,7 @@ impl Worker {
             Load::None => Pace::Silent,
             Load::Open { rate } => Pace::Open(Schedule::new(
                 &timeline,
-                rate,
+                a.steps(rate),
                 senders,
                 chosen,
                 a.arrival,
@@ -279,14 +348,21 @@ impl Worker {
             )),
             Load::Closed { in_flight } => {
                 let conns = chosen.iter().map(|&(_, conn)| conn);
-                Pace::Closed { first: conns.flat_map(|conn| (0..in_flight).map(move |_| conn)).collect() }
+                let first = conns.flat_map(|conn| (0..in_flight).map(move |_| conn)).collect();
+                Pace::Closed { first, in_flight }
             }
         };
-        let audience = if a.broadcast { Audience::All { senders } } else { Audience::Own };
-        let codec = Codec::new(a.run, a.format, a.sizes).since(timeline.start_ns);
-        let instrument = Instrument::new(codec, timeline, audience, a.conns as usize, open.len() as u32);
-        self.hands.traffic =
-            Some(Traffic::new(instrument, pace, a.format, !a.offer.raw, self.hands.rng.fork()));
+        let audience = match (a.broadcast, a.skip_sender) {
+            (false, _) => Audience::Own,
+            (true, false) => Audience::All { senders },
+            (true, true) => Audience::Others { senders, own },
+        };
+        let codec = Codec::new(a.run, a.format, a.sizes.clone()).since(timeline.start_ns);
+        let instrument = Instrument::new(codec, timeline, audience, a.streams(), open.len() as u32)
+            .with_stages(StageBook::new(&timeline, &a.stages));
+        let traffic = Traffic::new(instrument, pace, a.format, !a.offer.raw, self.hands.rng.fork());
+        self.hands.traffic = Some(traffic.relayed(a.lifetime.is_some()));
+        self.begin_turnover(&timeline);
         self.slow = (0..self.assignment.conns)
             .filter(|&conn| self.is_open(conn) && matches!(self.reading(conn), Reading::Slow(_)))
             .collect();
@@ -313,11 +389,14 @@ impl Worker {
         }
         while marks.next_second_ns <= now_ns {
             let instrument = traffic.instrument();
-            let (slice, parts) =
-                (instrument.take_slice(), instrument.take_parts(now_ns.saturating_sub(PART_AGE_NS)));
+            let parts = instrument.take_parts(now_ns.saturating_sub(PART_AGE_NS));
+            let mut slice = instrument.take_slice();
+            slice.connects = self.hands.dialer.times.take();
             let _ = self.reports.send(Report::Second { number: marks.seconds, slice, parts });
             marks.seconds += 1;
             marks.next_second_ns += SECOND_NS;
+            let busy = marks.busy_permille(now_ns);
+            Counters::set(&self.board.of(self.assignment.thread).busy_permille, busy);
         }
     }
 
@@ -329,6 +408,8 @@ impl Worker {
         }
         if matches!(self.phase, Phase::Running(_)) {
             self.read_leave();
+            self.hands.dialer.give_up();
+            self.all_gone();
         }
         let mut done = Done { closed: std::mem::take(&mut self.hands.closed), ..Done::default() };
         done.lazy = std::mem::take(&mut self.hands.lazy);
@@ -343,13 +424,16 @@ impl Worker {
             done.tally = *instrument.tally();
             done.tally.foreign += self.hands.early;
             done.totals = instrument.totals();
+            done.stages = instrument.take_stages();
+            done.fates = self.hands.dialer.fates.clone();
             done.load = marks.load();
-            let (slice, parts) = (instrument.take_slice(), instrument.take_parts(u64::MAX));
+            let (mut slice, parts) = (instrument.take_slice(), instrument.take_parts(u64::MAX));
+            slice.connects = self.hands.dialer.times.take();
             let _ = self.reports.send(Report::Second { number: marks.seconds, slice, parts });
         }
         self.report(Report::Done(Box::new(done)));
         self.hands.traffic = None;
-        self.phase = Phase::Closing { deadline_ns: monotonic_ns() + CLOSE_NS_MAX };
+        self.phase = Phase::Closing { deadline_ns: monotonic_ns() + CLOSE_NS_MAX, first: 0 };
         self.close_all();
     }
 

@@ -3,6 +3,7 @@
 
 pub mod charts;
 pub mod plot;
+mod stages;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,6 +19,9 @@ use crate::compare::stats::Outcome;
 use crate::compare::stored::Stored;
 use crate::record::Latencies;
 use crate::seconds::Second;
+
+/// Curves of what connecting took.
+const CONNECTING: [&str; 3] = ["churn_upgrade", "upgrade", "tcp"];
 
 const STYLE: &str = include_str!("style.css");
 
@@ -41,15 +45,22 @@ pub fn run(result: &Value, curves: &BTreeMap<String, Latencies>, seconds: &[Seco
         page.push_str("</ul>");
     }
     tiles(&mut page, result);
+    // What connecting took is drawn where no message was.
+    let silent = result["integrity"]["expected"] == 0;
     let shown: Vec<Curve<'_>> = [
         ("response", "response"),
         ("fanout_first", "first"),
         ("fanout_each", "each"),
         ("fanout_last", "last"),
         ("service", "service"),
+        ("churn_upgrade", "churn upgrade"),
+        ("upgrade", "upgrade"),
+        ("tcp", "tcp"),
     ]
     .into_iter()
-    .filter_map(|(key, name)| Some((name.to_owned(), curves.get(key)?)))
+    .filter_map(|(key, name)| {
+        Some((name.to_owned(), curves.get(key).filter(|_| silent == CONNECTING.contains(&key))?))
+    })
     .take(3)
     .collect();
     figure(
@@ -59,6 +70,7 @@ pub fn run(result: &Value, curves: &BTreeMap<String, Latencies>, seconds: &[Seco
         &charts::quantiles(&shown),
     );
     quantile_table(&mut page, result);
+    stages::table(&mut page, result);
     let by_second = result["by_second"].as_array().map_or(&[][..], Vec::as_slice);
     // Not the wait for stragglers in which none came.
     let end = by_second.iter().rposition(|it| it["received"] != 0 || it["sent"] != 0).map_or(0, |at| at + 1);

@@ -1,0 +1,84 @@
+//! `/config`: the configuration in force, without its secrets.
+
+use serde_json::{Map, Value, json};
+
+use super::View;
+
+/// A setting whose name has one of these in it is not shown.
+const SECRET: [&str; 4] = ["secret", "password", "token", "credential"];
+
+const MASK: &str = "***";
+
+/// The configuration in force, defaults included.
+pub(super) fn show(view: &View) -> Value {
+    let mut config = serde_json::to_value(&view.config).unwrap_or_else(|error| json!(error.to_string()));
+    for_people(&mut config);
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "config": config,
+        "routes": view.shared.router.names(),
+        "private_descriptor_tables": view.private_tables,
+        "descriptors_in_each_table": view.descriptors,
+        "connections_max": view.shared.connections_max.load(std::sync::atomic::Ordering::Relaxed),
+    })
+}
+
+/// Masks secrets, and writes times as the flags take them.
+fn for_people(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(for_people),
+        Value::Object(fields) => {
+            if let Some(time) = time(fields) {
+                *value = Value::String(time);
+                return;
+            }
+            for (name, field) in fields {
+                if SECRET.iter().any(|word| name.contains(word)) && !field.is_null() {
+                    *field = Value::String(MASK.to_owned());
+                } else {
+                    for_people(field);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A `Duration`, as serde writes it, as `30s` or `250ms`.
+fn time(fields: &Map<String, Value>) -> Option<String> {
+    let (secs, nanos) = (fields.get("secs")?.as_u64()?, fields.get("nanos")?.as_u64()?);
+    let millis = nanos / 1_000_000;
+    (fields.len() == 2).then(|| match millis {
+        0 => format!("{secs}s"),
+        _ => format!("{}ms", secs * 1000 + millis),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn times_are_what_the_flags_take() {
+        let mut config = serde_json::to_value(Config::default()).expect("no map with odd keys");
+        for_people(&mut config);
+        assert_eq!(config["limits"]["ping_interval"], "25s");
+        assert_eq!(config["limits"]["max_message"], 1024 * 1024);
+        assert_eq!(config["origins"], "same_host");
+        let mut short = json!({"secs": 1, "nanos": 250_000_000});
+        for_people(&mut short);
+        assert_eq!(short, "1250ms");
+    }
+
+    #[test]
+    fn secrets_are_not_shown_however_deep() {
+        let mut value =
+            json!({"auth": [{"api_token": "abc", "name": "x"}], "password": {"file": "y"}, "token": null});
+        for_people(&mut value);
+        assert_eq!(
+            value,
+            json!({"auth": [{"api_token": "***", "name": "x"}], "password": "***", "token": null})
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! What else the program does than serve.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use clap::{Command, Subcommand};
+use clap_complete::Shell;
+use wsd::net::probe;
+
+use super::one_line;
+use super::values::time;
+
+/// What else the program does than serve.
+#[derive(Debug, Subcommand)]
+pub(super) enum Tool {
+    /// Asks a running server whether it is well; exits with 0 if it is
+    ///
+    /// For health checks where there is no curl. Without a URL it asks the first address of WSD_LISTEN, or
+    /// localhost:8080, for /healthz.
+    Health {
+        /// http://HOST:PORT, and perhaps a path: /readyz asks whether it wants new clients
+        url: Option<String>,
+
+        /// How long to wait for the answer
+        #[arg(long, value_name = "TIME", default_value = "3s", value_parser = time)]
+        timeout: Duration,
+    },
+    /// Prints a completion script
+    Completions {
+        /// Whose
+        shell: Shell,
+    },
+    /// Prints the manual page, for `man -l -`
+    Man,
+}
+
+impl Tool {
+    /// Does it. `listen` is where a server with the same settings listens.
+    ///
+    /// # Errors
+    /// One line.
+    pub(super) fn run(&self, command: &Command, listen: &str) -> Result<(), String> {
+        let mut out = Vec::new();
+        match self {
+            Self::Health { url, timeout } => {
+                let url = url.clone().unwrap_or_else(|| format!("http://{listen}"));
+                health(&url, *timeout).unwrap_or_else(|problem| {
+                    let _ = writeln!(io::stderr(), "wsd: {url}: {problem}");
+                    std::process::exit(1)
+                });
+            }
+            Self::Completions { shell } => {
+                clap_complete::generate(*shell, &mut command.clone(), "wsd", &mut out);
+            }
+            Self::Man => {
+                let page = clap_mangen::Man::new(command.clone());
+                page.render(&mut out).map_err(|error| one_line(&error.into()))?;
+            }
+        }
+        // A reader that has seen enough is no error.
+        let _ = io::stdout().write_all(&out);
+        Ok(())
+    }
+}
+
+/// Whether the answer is 200.
+fn health(url: &str, timeout: Duration) -> Result<(), String> {
+    let rest = url.strip_prefix("http://").ok_or("a URL begins with http://")?;
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let path = if path.is_empty() { "/healthz" } else { path };
+    match probe::status(host, path, timeout) {
+        Ok(200) => Ok(()),
+        Ok(status) => Err(format!("answers {status}")),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,214 @@
+//! What is kept of a connection only where a setting asks for it: its client's address, its age, its allowance of
+//! messages. A server without such settings keeps nothing: connections pay for them with a row beside the slab.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::addresses::Addresses;
+use crate::config::{Limits, Proxies};
+use crate::id::Millis;
+
+/// Microseconds in a second: the allowance of messages is counted in them, because a millisecond is too long for one
+/// of a thousand.
+const SECOND: u64 = 1_000_000;
+
+/// The rows of one worker's connections, by slot.
+#[derive(Debug)]
+pub(super) struct Quotas {
+    rows: Vec<Row>,
+    is_on: bool,
+    max_age: Duration,
+    message_rate: u32,
+    proxies: Arc<Proxies>,
+    addresses: Arc<Addresses>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    client: Client,
+    expires_at: Millis,
+    /// When the allowance of messages is whole again, in microseconds (the generic cell rate algorithm).
+    paid: u64,
+}
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Client {
+    /// Nobody asked.
+    Unasked,
+    /// This address, which has given a place to it.
+    Known(IpAddr),
+    /// A trusted proxy's, which has yet to say for whom it is.
+    Awaited(IpAddr),
+    /// An address that had no place left, as its proxy said.
+    OneTooMany,
+}
+
+const NOTHING: Row = Row { client: Client::Unasked, expires_at: Millis::NEVER, paid: 0 };
+
+impl Quotas {
+    pub(super) fn new(limits: &Limits, proxies: &Arc<Proxies>, addresses: &Arc<Addresses>) -> Self {
+        let is_on = !limits.max_age.is_zero()
+            || limits.message_rate > 0
+            || addresses.are_limited()
+            || !proxies.trusted.is_empty();
+        Self {
+            rows: Vec::new(),
+            is_on,
+            max_age: limits.max_age,
+            message_rate: limits.message_rate,
+            proxies: Arc::clone(proxies),
+            addresses: Arc::clone(addresses),
+        }
+    }
+
+    /// Whose a new connection is, with its place taken; `None` where the address has no place left.
+    pub(super) fn claim(&self, peer: IpAddr) -> Option<Client> {
+        if !self.is_on {
+            Some(Client::Unasked)
+        } else if self.proxies.trusts(peer) {
+            Some(Client::Awaited(peer))
+        } else {
+            self.addresses.claim(peer).then_some(Client::Known(peer))
+        }
+    }
+
+    /// Begins a connection's row. `jitter` spreads the ends of connections that began together.
+    pub(super) fn admit(&mut self, slot: u32, now: Millis, jitter: u8, client: Client) {
+        if !self.is_on {
+            return;
+        }
+        let expires_at = if self.max_age.is_zero() {
+            Millis::NEVER
+        } else {
+            now.after(self.max_age.mul_f64(0.9 + 0.1 * f64::from(jitter) / 255.0))
+        };
+        if self.rows.len() <= slot as usize {
+            self.rows.resize(slot as usize + 1, NOTHING);
+        }
+        self.rows[slot as usize] = Row { client, expires_at, paid: 0 };
+    }
+
+    /// A connection is over: its address gets the place back.
+    pub(super) fn bury(&mut self, slot: u32) {
+        if let Some(row) = self.rows.get_mut(slot as usize) {
+            let client = std::mem::replace(row, NOTHING).client;
+            self.forgo(client);
+        }
+    }
+
+    /// A connection that was promised a place never came to be.
+    pub(super) fn forgo(&self, client: Client) {
+        if let Client::Known(address) = client {
+            self.addresses.release(address);
+        }
+    }
+
+    pub(super) fn client(&self, slot: u32) -> Client {
+        self.rows.get(slot as usize).map_or(Client::Unasked, |row| row.client)
+    }
+
+    /// The client of a proxy's connection is known now; `None` where the proxy speaks for itself.
+    pub(super) fn identify(&mut self, slot: u32, client: Option<IpAddr>) {
+        let Some(row) = self.rows.get_mut(slot as usize) else { return };
+        row.client = match client {
+            None => Client::Unasked,
+            Some(client) if self.addresses.claim(client) => Client::Known(client),
+            Some(_) => Client::OneTooMany,
+        };
+    }
+
+    /// When the connection is to be closed because of its age.
+    pub(super) fn expires_at(&self, slot: u32) -> Millis {
+        self.rows.get(slot as usize).map_or(Millis::NEVER, |row| row.expires_at)
+    }
+
+    /// Pays for a message. False where the connection's allowance is used up.
+    pub(super) fn pay(&mut self, slot: u32, now: Millis) -> bool {
+        if self.message_rate == 0 {
+            return true;
+        }
+        let Some(row) = self.rows.get_mut(slot as usize) else { return true };
+        let now = now.0 * 1000;
+        let paid = row.paid.max(now) + SECOND / u64::from(self.message_rate);
+        if paid > now + SECOND {
+            return false;
+        }
+        row.paid = paid;
+        true
+    }
+
+    pub(super) fn proxies(&self) -> &Proxies {
+        &self.proxies
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quotas(limits: &Limits, max_per_address: u32) -> Quotas {
+        Quotas::new(limits, &Arc::default(), &Arc::new(Addresses::new(max_per_address)))
+    }
+
+    #[test]
+    fn a_second_of_messages_at_once_and_then_the_rate() {
+        for rate in [1, 3, 100, 5_000] {
+            let mut quotas = quotas(&Limits { message_rate: rate, ..Limits::default() }, 0);
+            quotas.admit(2, Millis(0), 0, Client::Unasked);
+            let at_once = (0..2 * rate).filter(|_| quotas.pay(2, Millis(10_000))).count();
+            assert_eq!(at_once as u32, rate);
+            let second = (10_001..=11_000).map(|now| (0..50).filter(|_| quotas.pay(2, Millis(now))).count());
+            assert_eq!(second.sum::<usize>() as u32, rate);
+            assert!(quotas.pay(7, Millis(0)), "nothing is known of it");
+        }
+    }
+
+    #[test]
+    fn connections_that_began_together_do_not_end_together() {
+        let mut quotas = quotas(&Limits { max_age: Duration::from_secs(100), ..Limits::default() }, 0);
+        for (slot, jitter, ends) in [(0, 0, 90_000), (1, 255, 100_000), (2, 128, 95_019)] {
+            quotas.admit(slot, Millis(0), jitter, Client::Unasked);
+            assert_eq!(quotas.expires_at(slot), Millis(ends));
+        }
+        quotas.bury(1);
+        assert_eq!(quotas.expires_at(1), Millis::NEVER);
+    }
+
+    #[test]
+    fn places_come_back_and_nothing_is_kept_unasked() {
+        let peer: IpAddr = "192.0.2.1".parse().expect("an address");
+        let mut on = quotas(&Limits::default(), 1);
+        let client = on.claim(peer).expect("the first");
+        on.admit(0, Millis(0), 0, client);
+        assert_eq!((client, on.claim(peer)), (Client::Known(peer), None));
+        on.bury(0);
+        on.bury(0);
+        assert_eq!(on.claim(peer), Some(Client::Known(peer)));
+
+        let mut off = quotas(&Limits::default(), 0);
+        off.admit(5, Millis(0), 0, Client::Unasked);
+        assert_eq!((off.claim(peer), off.rows.len()), (Some(Client::Unasked), 0));
+    }
+
+    #[test]
+    fn behind_a_proxy_the_client_counts_and_not_the_proxy() {
+        let (proxy, client): (IpAddr, IpAddr) =
+            ("10.0.0.1".parse().expect("an address"), "192.0.2.1".parse().expect("an address"));
+        let proxies = Proxies { trusted: vec!["10.0.0.0/8".parse().expect("a network")], protocol: false };
+        let mut quotas = Quotas::new(&Limits::default(), &Arc::new(proxies), &Arc::new(Addresses::new(1)));
+        for slot in 0..3 {
+            assert_eq!(quotas.claim(proxy), Some(Client::Awaited(proxy)));
+            quotas.admit(slot, Millis(0), 0, Client::Awaited(proxy));
+        }
+        quotas.identify(0, Some(client));
+        quotas.identify(1, Some(client));
+        assert_eq!([quotas.client(0), quotas.client(1)], [Client::Known(client), Client::OneTooMany]);
+        quotas.bury(1);
+        quotas.bury(0);
+        quotas.identify(2, Some(client));
+        assert_eq!(quotas.client(2), Client::Known(client));
+        quotas.identify(2, None);
+    }
+}

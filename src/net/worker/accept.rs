@@ -1,0 +1,139 @@
+//! From a listener's queue to a connection of this worker.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+
+use mio::net::TcpStream;
+use mio::{Interest, Token};
+use tracing::warn;
+
+use super::Worker;
+use crate::conn::Conn;
+use crate::id::Millis;
+use crate::net::entry::{Entry, turn_away};
+use crate::net::listener::Accepted;
+use crate::net::proxied::too_many;
+use crate::net::quotas::Client;
+use crate::proto::handshake::Response;
+
+/// Connections taken off a listener's queue in one turn.
+const ACCEPTS_PER_TURN: usize = 256;
+
+impl Worker {
+    pub(super) fn accept_all(&mut self) {
+        let now = self.core.now;
+        if now < self.accept_at {
+            return;
+        }
+        let accepted = self.core.metrics.accepted.get();
+        let was_paused = std::mem::take(&mut self.accept_at) != Millis(0);
+        for (number, listener) in self.listeners.iter().enumerate() {
+            if listener.retry_at().is_some_and(|at| at <= now) {
+                self.accepting.push(number);
+            }
+        }
+        let mut numbers = std::mem::take(&mut self.accepting);
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.retain(|&number| {
+            let more = number < self.listeners.len() && self.accept_some(number);
+            if !more && let Some(listener) = self.listeners.get_mut(number) {
+                listener.rotate(self.poll.registry(), Token(number));
+            }
+            more
+        });
+        self.accepting = numbers;
+        if was_paused {
+            let late = self.core.metrics.accepted.get() - accepted;
+            self.core.metrics.accepted_late.add(late);
+        }
+    }
+
+    /// Accepts a turn's share; true where more may be waiting.
+    pub(super) fn accept_some(&mut self, number: usize) -> bool {
+        for _ in 0..ACCEPTS_PER_TURN {
+            // When the server stops, whoever waits is let in to be told so.
+            let is_paced = !self.core.stopping;
+            if is_paced && let Err(at) = self.shared.pace.take(self.core.now) {
+                self.accept_at = at;
+                return true;
+            }
+            let accepted = self.listeners[number].accept(self.core.now);
+            if is_paced && !matches!(accepted, Accepted::Stream(..)) {
+                self.shared.pace.give_back();
+            }
+            match accepted {
+                Accepted::Stream(stream, peer) => self.receive(stream, peer),
+                Accepted::TurnAway(stream) => {
+                    self.core.metrics.refused_full.add(1);
+                    turn_away(stream, &full());
+                    self.listeners[number].restock();
+                }
+                Accepted::Aborted => {}
+                Accepted::Empty => return false,
+                Accepted::Exhausted(error) => {
+                    if self.core.metrics.accept_errors.get() == 0 {
+                        warn!(worker = self.index, %error, "cannot accept; trying again (said once)");
+                    }
+                    self.core.metrics.accept_errors.add(1);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Lets a connection in, or says why not.
+    fn receive(&mut self, stream: TcpStream, peer: IpAddr) {
+        if self.budget.is_full() {
+            self.core.metrics.refused_memory.add(1);
+            return turn_away(stream, &full());
+        }
+        if !self.take_place() {
+            self.core.metrics.refused_full.add(1);
+            return turn_away(stream, &full());
+        }
+        match self.core.quotas.claim(peer) {
+            Some(client) => self.admit(stream, client),
+            None => {
+                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                self.core.metrics.refused_address.add(1);
+                turn_away(stream, &too_many());
+            }
+        }
+    }
+
+    /// Takes a place below the ceiling, if there is one: look and take in one step, because all workers do.
+    fn take_place(&self) -> bool {
+        let max = self.shared.connections_max.load(Ordering::Relaxed);
+        let taken = |held: usize| (held < max).then_some(held + 1);
+        self.slots.len() < self.table_max
+            && self.shared.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    }
+
+    fn admit(&mut self, stream: TcpStream, client: Client) {
+        let now = self.core.now;
+        let key = self.slots.next_key();
+        // Golden-ratio steps: neighbours get timers far apart.
+        let jitter = (key.generation.wrapping_mul(0x9E37_79B9) >> 24) as u8;
+        let mut entry = Entry::new(stream, Conn::new(now, &self.shared.limits, jitter), now);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(entry.stream_mut(), key.token(), interest) {
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            self.core.quotas.forgo(client);
+            self.core.metrics.accept_errors.add(1);
+            warn!(worker = self.index, %error, "cannot register a connection");
+            return;
+        }
+        entry.proxied = matches!(client, Client::Awaited(_)) && self.shared.proxies.protocol;
+        self.core.quotas.admit(key.slot, now, jitter, client);
+        entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.shared.limits));
+        self.slots.insert(entry);
+        self.core.metrics.accepted.add(1);
+        self.core.metrics.connections.add(1);
+    }
+}
+
+fn full() -> Response {
+    Response::text(503, "the server is full\n")
+}

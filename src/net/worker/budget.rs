@@ -1,0 +1,225 @@
+//! What all queues together hold in memory: shed the slowest at 80 % of the limit, take no more in at 95 %.
+//!
+//! A frame that a thousand queues hold is in memory once, so each queue bears a thousandth of it. To look at every
+//! frame of every queue takes time, so the counters are asked first: what queues would hold if they shared nothing
+//! costs one addition for each worker. Only where that is too much already is it worth looking, a part in each turn.
+//!
+//! Each worker writes its own counters and reads those of the others; there is nothing that they all write.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::Worker;
+use crate::id::Millis;
+use crate::metrics::WorkerMetrics;
+use crate::net::slots::Key;
+use crate::net::socket::Core;
+
+/// How often is looked.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Connections that are looked at in one turn.
+const LOOKS_PER_TURN: u32 = 1024;
+
+const SHED_PERCENT: u64 = 80;
+const FULL_PERCENT: u64 = 95;
+
+/// The limit on all queues, as one worker sees it.
+#[derive(Debug)]
+pub(super) struct Budget {
+    shed_above: u64,
+    full_above: u64,
+    look_at: Millis,
+    look: Option<Look>,
+    full: bool,
+}
+
+/// A look at every queue of the worker that is under way.
+#[derive(Debug, Default)]
+struct Look {
+    next: u32,
+    memory: u64,
+    /// Of that, what goes by itself: its connections are being closed.
+    closing: u64,
+    queues: Vec<Queue>,
+}
+
+/// A connection that could be shed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Queue {
+    key: Key,
+    memory: u64,
+    progress_at: Millis,
+}
+
+impl Budget {
+    /// Zero is no limit.
+    pub(super) fn new(limit: u64) -> Self {
+        let percent = |share: u64| limit / 100 * share + limit % 100 * share / 100;
+        Self {
+            shed_above: percent(SHED_PERCENT),
+            full_above: percent(FULL_PERCENT),
+            look_at: if limit == 0 { Millis::NEVER } else { Millis(0) },
+            look: None,
+            full: false,
+        }
+    }
+
+    /// Whether nobody else should be let in, and nothing more be taken in.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Whether a look is under way, so that the loop has to go on.
+    pub(super) fn is_looking(&self) -> bool {
+        self.look.is_some()
+    }
+
+    /// Of `total` bytes `own` are this worker's, and of these `closing` go by themselves: how many more it should get
+    /// rid of.
+    fn excess(&self, own: u64, closing: u64, total: u64) -> u64 {
+        let excess = u128::from(total.saturating_sub(self.shed_above));
+        let part = (excess * u128::from(own)).div_ceil(u128::from(total.max(1))) as u64;
+        part.saturating_sub(closing)
+    }
+}
+
+/// Whom to shed so that `excess` bytes go: those with the most in memory, and of these who have taken nothing for the
+/// longest time.
+fn slowest(mut queues: Vec<Queue>, excess: u64) -> impl Iterator<Item = Key> {
+    queues.sort_unstable_by_key(|queue| (std::cmp::Reverse(queue.memory), queue.progress_at));
+    let mut gone = 0;
+    queues.into_iter().map_while(move |queue| {
+        let more = gone < excess;
+        gone += queue.memory;
+        more.then_some(queue.key)
+    })
+}
+
+/// What a worker's queues hold at most: as at its last look, or what they would hold now if they shared nothing.
+fn at_most(metrics: &WorkerMetrics) -> u64 {
+    metrics.queue_memory.get().min(metrics.queue_memory_unshared.get())
+}
+
+impl Worker {
+    /// Once in each turn: looks whether all queues together hold too much, and does what has to follow.
+    pub(super) fn watch_memory(&mut self) {
+        let now = self.core.now;
+        if self.budget.look.is_none() {
+            if now < self.budget.look_at {
+                return;
+            }
+            self.budget.look_at = now.after(LOOK_EVERY);
+            let unshared = |worker: &WorkerMetrics| worker.queue_memory_unshared.get();
+            let total: u64 = self.shared.metrics.iter().map(|worker| unshared(worker)).sum();
+            if total <= self.budget.shed_above {
+                self.core.metrics.queue_memory.set(unshared(&self.core.metrics));
+                self.budget.full = false;
+                return;
+            }
+            self.budget.look = Some(Look::default());
+        }
+        if let Some(look) = self.look_on() {
+            self.act_on(look);
+        }
+    }
+
+    /// Looks at a turn's share of the connections; gives the whole when that was the last.
+    fn look_on(&mut self) -> Option<Look> {
+        let look = self.budget.look.as_mut()?;
+        let end = self.slots.end();
+        let until = look.next.saturating_add(LOOKS_PER_TURN).min(end);
+        for slot in look.next..until {
+            let Some((key, entry)) = self.slots.at(slot) else { continue };
+            let memory = entry.conn.queue_memory();
+            look.memory += memory;
+            if !entry.conn.is_open() {
+                look.closing += memory;
+            } else if memory > 0 {
+                look.queues.push(Queue { key, memory, progress_at: entry.conn.progress_at() });
+            }
+        }
+        look.next = until;
+        if until < end { None } else { self.budget.look.take() }
+    }
+
+    fn act_on(&mut self, look: Look) {
+        self.core.metrics.queue_memory.set(look.memory);
+        let others = self.shared.metrics.iter().enumerate().filter(|(index, _)| *index != self.index);
+        let total = look.memory + others.map(|(_, worker)| at_most(worker)).sum::<u64>();
+        self.budget.full = total > self.budget.full_above;
+        if self.budget.full && !self.shared.memory_warned.swap(true, Ordering::Relaxed) {
+            warn!(bytes = total, "queues hold too much memory; no more connections for now (said once)");
+        }
+        if total <= self.budget.shed_above {
+            return;
+        }
+        let metrics = &self.core.metrics;
+        if metrics.closed_shed.get() + metrics.dropped_shed.get() == 0 {
+            warn!(
+                worker = self.index,
+                bytes = total,
+                "queues hold too much memory; the slowest are shed (said once)"
+            );
+        }
+        let excess = self.budget.excess(look.memory, look.closing, total);
+        for key in slowest(look.queues, excess) {
+            self.attend(key, Core::relieve);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(slot: u32, memory: u64, progress_at: u64) -> Queue {
+        Queue { key: Key { slot, generation: 1 }, memory, progress_at: Millis(progress_at) }
+    }
+
+    fn shed(queues: &[Queue], excess: u64) -> Vec<u32> {
+        slowest(queues.to_vec(), excess).map(|key| key.slot).collect()
+    }
+
+    #[test]
+    fn the_limits_hold_at_the_byte() {
+        let budget = Budget::new(1_000);
+        assert_eq!((budget.shed_above, budget.full_above), (800, 950));
+        assert_eq!(budget.excess(800, 0, 800), 0);
+        assert_eq!(budget.excess(801, 0, 801), 1);
+        let odd = Budget::new(1_019);
+        assert_eq!((odd.shed_above, odd.full_above), (815, 968));
+        let all = Budget::new(u64::MAX);
+        assert!(all.shed_above > u64::MAX / 100 * 79 && all.excess(u64::MAX, 0, u64::MAX) > 0);
+    }
+
+    #[test]
+    fn each_worker_sheds_its_part() {
+        let budget = Budget::new(1_000);
+        assert_eq!(budget.excess(900, 0, 1_200), 300);
+        assert_eq!(budget.excess(300, 0, 1_200), 100);
+        assert_eq!(budget.excess(0, 0, 1_200), 0);
+        assert_eq!(budget.excess(1, 0, 801), 1, "rounded up: it must come down");
+        assert_eq!(budget.excess(900, 299, 1_200), 1, "what was shed and is not gone yet is not shed twice");
+        assert_eq!(budget.excess(900, 300, 1_200), 0);
+        assert_eq!(budget.excess(900, 900, 1_200), 0);
+    }
+
+    #[test]
+    fn the_largest_go_first_and_of_these_the_one_that_stands_the_longest() {
+        let queues = [queue(1, 50, 3), queue(2, 100, 9), queue(3, 100, 4), queue(4, 10, 1)];
+        assert!(shed(&queues, 0).is_empty());
+        assert_eq!(shed(&queues, 1), [3]);
+        assert_eq!(shed(&queues, 100), [3]);
+        assert_eq!(shed(&queues, 101), [3, 2]);
+        assert_eq!(shed(&queues, 10_000), [3, 2, 1, 4]);
+    }
+
+    #[test]
+    fn no_limit_is_never_looked_at() {
+        let budget = Budget::new(0);
+        assert_eq!((budget.look_at, budget.is_full()), (Millis::NEVER, false));
+    }
+}

@@ -1,0 +1,196 @@
+//! A server that is being put together.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use super::service::Service;
+use super::signals;
+use super::start::start;
+use super::{Handle, RunError, StartError};
+use crate::app::App;
+use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins};
+use crate::config::{QueueTotal, RouteOptions};
+use crate::http::Page;
+use crate::route::{InvalidRoute, Router};
+
+/// A server that is being put together.
+#[derive(Debug)]
+pub struct Builder {
+    pub(super) config: Config,
+    pub(super) router: Router,
+    pub(super) pages: Vec<Page>,
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) service: Option<Service>,
+    pub(super) invalid: Option<InvalidRoute>,
+}
+
+impl Builder {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            config,
+            router: Router::default(),
+            pages: Vec::new(),
+            listeners: Vec::new(),
+            service: None,
+            invalid: None,
+        }
+    }
+
+    /// Takes all settings at once.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Listens on this `HOST:PORT` instead of `localhost:8080`; port 0 takes a free one.
+    #[must_use]
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.config.listen = vec![address.into()];
+        self
+    }
+
+    /// Accepts also from a socket that listens already, such as one that a service manager opened. It is never closed
+    /// under those who wait in its queue: whoever else holds it may go on accepting.
+    #[must_use]
+    pub fn listener(mut self, socket: TcpListener) -> Self {
+        self.listeners.push(socket);
+        self
+    }
+
+    /// Works together with systemd, where that started this process: serves on the sockets that it passed instead of on
+    /// the addresses so far, and lets [`run`](Self::run) tell it about readiness, the end, and signs of life of all
+    /// workers (`Type=notify`, `WatchdogSec=`). Does nothing elsewhere. To be called before any thread is started: it
+    /// takes the variables of that protocol out of the environment.
+    ///
+    /// # Errors
+    /// What was passed is not a listening TCP socket.
+    pub fn service_manager(mut self) -> Result<Self, StartError> {
+        let (service, sockets) = Service::from_environment()?;
+        if !sockets.is_empty() {
+            self.config.listen.clear();
+        }
+        self.listeners.extend(sockets);
+        self.service = Some(service);
+        Ok(self)
+    }
+
+    /// Worker threads, instead of one for each core.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.config.threads = threads;
+        self
+    }
+
+    /// What one peer may cost.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// What all queues together may hold in memory.
+    #[must_use]
+    pub fn queue_total(mut self, total: QueueTotal) -> Self {
+        self.config.queue_total = total;
+        self
+    }
+
+    /// Which web pages may connect.
+    #[must_use]
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.config.origins = origins;
+        self
+    }
+
+    /// Compresses messages for clients that offer it; off unless this is called.
+    #[must_use]
+    pub fn deflate(mut self, deflate: Deflate) -> Self {
+        self.config.deflate = Some(deflate);
+        self
+    }
+
+    /// How connections are let go for a successor.
+    #[must_use]
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.config.drain = drain;
+        self
+    }
+
+    /// Who shares a descriptor table. Read the rule at [`DescriptorTables::PerWorker`] first.
+    #[must_use]
+    pub fn descriptor_tables(mut self, tables: DescriptorTables) -> Self {
+        self.config.tables = tables;
+        self
+    }
+
+    /// Shows metrics, health and connections there; nowhere unless this is called.
+    #[must_use]
+    pub fn admin(mut self, address: AdminAddress) -> Self {
+        self.config.admin = Some(address);
+        self
+    }
+
+    /// An app for every path. `make` is called once on each worker's thread.
+    #[must_use]
+    pub fn app<A: App + 'static>(self, make: impl Fn() -> A + Send + Sync + 'static) -> Self {
+        self.route("/*", make)
+    }
+
+    /// An app for a path, such as `/echo`, `/rooms/{room}` or `/files/*`. `make` is called once on each worker's
+    /// thread. A literal route wins over a pattern, and an earlier pattern over a later one.
+    #[must_use]
+    pub fn route<A: App + 'static>(
+        self,
+        pattern: &str,
+        make: impl Fn() -> A + Send + Sync + 'static,
+    ) -> Self {
+        self.route_with(pattern, RouteOptions::default(), make)
+    }
+
+    /// As [`route`](Self::route), with options: such as what happens to those who do not keep up.
+    #[must_use]
+    pub fn route_with<A: App + 'static>(
+        mut self,
+        pattern: &str,
+        options: RouteOptions,
+        make: impl Fn() -> A + Send + Sync + 'static,
+    ) -> Self {
+        if let Err(error) = self.router.add(pattern, options, Arc::new(move || Box::new(make()))) {
+            self.invalid.get_or_insert(error);
+        }
+        self
+    }
+
+    /// A page for plain GET requests. `/healthz` and `/readyz` answer without one.
+    #[must_use]
+    pub fn page(mut self, page: Page) -> Self {
+        self.pages.push(page);
+        self
+    }
+
+    /// Starts the server, and returns when it accepts connections on all its addresses.
+    ///
+    /// # Errors
+    /// A route, an address or a number that cannot be served.
+    pub fn start(self) -> Result<Handle, StartError> {
+        start(self)
+    }
+
+    /// Starts the server and runs it until it is stopped: SIGTERM [drains](Handle::drain) it; SIGINT (Ctrl-C), SIGQUIT
+    /// and a second SIGTERM [shut it down](Handle::shutdown), also during a drain.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and failures of a worker's poll.
+    pub fn run(self) -> Result<(), RunError> {
+        self.run_with(|_| ())
+    }
+
+    /// As [`run`](Self::run), and calls `ready` when the server accepts connections.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_with(self, ready: impl FnOnce(&Handle)) -> Result<(), RunError> {
+        signals::run_until_stopped(self, ready)
+    }
+}

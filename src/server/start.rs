@@ -1,0 +1,248 @@
+//! From settings to running workers.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use super::ceiling::{Ceiling, table_max};
+use super::memory;
+use super::watch::Watch;
+use super::{Builder, Handle, StartError};
+use crate::admin::{self, Admin, View};
+use crate::config::{Config, DescriptorTables, QueueTotal};
+use crate::http::Page;
+use crate::hub::audience::Audience;
+use crate::metrics::{Drops, WorkerMetrics};
+use crate::net::addresses::Addresses;
+use crate::net::fdtable;
+use crate::net::listener;
+use crate::net::mailbox::Mailbox;
+use crate::net::pace::Pace;
+use crate::net::worker::{Shared, Worker};
+use crate::proto::CloseCode;
+use crate::route::Router;
+use crate::state::State;
+
+/// What a worker's thread says while it starts.
+enum Report {
+    /// Whether it has a descriptor table of its own.
+    Table(bool),
+    /// Whether it listens.
+    Opened(io::Result<()>),
+}
+
+/// What it is told then.
+struct Go {
+    addresses: Vec<SocketAddr>,
+    table_max: usize,
+}
+
+/// Starts a server, and returns when it accepts connections on all its addresses.
+pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
+    let Builder { mut config, router, pages, listeners, invalid, .. } = builder;
+    if let Some(error) = invalid {
+        return Err(StartError::Route(error));
+    }
+    check(&config, &listeners)?;
+    if config.threads == 0 {
+        config.threads = thread::available_parallelism().map_or(1, usize::from);
+    }
+    let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
+    let shared = Arc::new(share(&config, router, pages, listeners).map_err(StartError::System)?);
+
+    // Every thread first parts with the common table; only then are addresses bound, so that no table has a
+    // copy of another's sockets.
+    let (report, reports) = mpsc::channel();
+    let mut threads = Vec::with_capacity(config.threads);
+    let mut goes = Vec::with_capacity(config.threads);
+    for index in 0..config.threads {
+        let (go, wait) = mpsc::channel();
+        goes.push(go);
+        threads.push(spawn(index, config.tables, Arc::clone(&shared), report.clone(), wait)?);
+    }
+    drop(report);
+    let private = (0..config.threads).filter(|_| matches!(reports.recv(), Ok(Report::Table(true)))).count();
+    let ceiling = Ceiling::new(&config, private, descriptors);
+    shared.connections_max.store(ceiling.connections, Ordering::Relaxed);
+
+    // Dropping `goes` on an error lets the threads end.
+    let (mut addresses, reserved) = reserve(&config.listen)?;
+    let view = View {
+        shared: Arc::clone(&shared),
+        config: config.clone(),
+        private_tables: ceiling.tables > 1,
+        descriptors,
+    };
+    let admin = open_admin(view)?;
+    let watch = Watch::start(Arc::clone(&shared));
+    for go in goes {
+        let _ = go.send(Go { addresses: addresses.clone(), table_max: table_max(descriptors) });
+    }
+    for socket in &shared.inherited {
+        addresses.push(socket.local_addr().map_err(StartError::System)?);
+    }
+    let handle = Handle { shared, threads, addresses, ceiling, admin, watch };
+    for _ in 0..config.threads {
+        let failure = match reports.recv() {
+            Ok(Report::Opened(Ok(()))) | Ok(Report::Table(_)) => continue,
+            Ok(Report::Opened(Err(error))) => StartError::Listen(config.listen.join(", "), error),
+            Err(_) => StartError::System(io::Error::other("a worker panicked while it started")),
+        };
+        let _ = handle.shutdown();
+        return Err(failure);
+    }
+    drop(reserved);
+    handle.shared.state.advance(State::Ready);
+    Ok(handle)
+}
+
+/// What the workers of a server have in common.
+fn share(
+    config: &Config,
+    router: Router,
+    pages: Vec<Page>,
+    inherited: Vec<TcpListener>,
+) -> io::Result<Shared> {
+    Ok(Shared {
+        audience: Arc::new(Audience::new(config.threads)),
+        mailboxes: (0..config.threads).map(|_| Mailbox::new()).collect::<Result<_, _>>()?,
+        metrics: (0..config.threads)
+            .map(|_| Arc::new(WorkerMetrics::with_routes(router.names().len())))
+            .collect(),
+        drops: (0..config.threads).map(|_| drops_of(&router)).collect(),
+        router: Arc::new(router),
+        pages: pages.into(),
+        limits: config.limits.clone(),
+        origins: config.origins.clone(),
+        deflate: config.deflate,
+        backlog: config.backlog,
+        proxies: Arc::new(config.proxies.clone()),
+        addresses: Arc::new(Addresses::new(config.max_conns_per_ip)),
+        queue_total: memory::queue_total(config.queue_total),
+        memory_warned: AtomicBool::new(false),
+        pace: Pace::new(config.accept_rate),
+        inherited,
+        drain: config.drain,
+        state: Arc::default(),
+        drained: AtomicUsize::new(0),
+        connections: AtomicUsize::new(0),
+        connections_max: AtomicUsize::new(0),
+        started: Instant::now(),
+        published_outside: AtomicU64::new(0),
+        thread_ids: (0..config.threads).map(|_| AtomicU32::new(0)).collect(),
+    })
+}
+
+fn check(config: &Config, listeners: &[TcpListener]) -> Result<(), StartError> {
+    if config.threads > usize::from(u16::MAX) {
+        return Err(StartError::Setting("there can be at most 65535 threads"));
+    }
+    if let Some(deflate) = config.deflate
+        && !((9..=15).contains(&deflate.window_bits) && (1..=9).contains(&deflate.level))
+    {
+        return Err(StartError::Setting("deflate windows are 9 to 15 bits, and levels 1 to 9"));
+    }
+    if matches!(config.queue_total, QueueTotal::Percent(0 | 101..)) {
+        return Err(StartError::Setting("queues may hold 1 to 100 percent of the memory"));
+    }
+    if config.proxies.protocol && config.proxies.trusted.is_empty() {
+        return Err(StartError::Setting(
+            "the PROXY protocol is believed from trusted proxies, and there are none",
+        ));
+    }
+    let drain = &config.drain;
+    if drain.timeout < drain.grace.saturating_add(drain.spread) {
+        return Err(StartError::Setting(
+            "--drain-timeout must be at least --drain-grace and --drain-spread together",
+        ));
+    }
+    if CloseCode::new(drain.code).is_none() {
+        return Err(StartError::Setting(
+            "--drain-code must be one that a server may send: 1000 to 1003, 1007 to 1014, 3000 to 4999",
+        ));
+    }
+    if config.listen.is_empty() && listeners.is_empty() {
+        return Err(StartError::Setting("no address to listen on"));
+    }
+    Ok(())
+}
+
+/// The admin listener, if one is configured. It answers from here on, so that who asks whether the server is ready
+/// hears that it is not, yet.
+fn open_admin(view: View) -> Result<Option<Admin>, StartError> {
+    let Some(address) = view.config.admin.clone() else { return Ok(None) };
+    let bound = admin::bind(&address).map_err(|error| StartError::Admin(address, error))?;
+    bound.serve(view).map(Some).map_err(StartError::System)
+}
+
+/// A place for what one worker drops on each route; never empty, for connections that have none yet.
+fn drops_of(router: &Router) -> Vec<Arc<Drops>> {
+    (0..router.options().len().max(1)).map(|_| Arc::default()).collect()
+}
+
+type Reserved = (Vec<SocketAddr>, Vec<socket2::Socket>);
+
+fn reserve(listen: &[String]) -> Result<Reserved, StartError> {
+    let mut addresses = Vec::new();
+    let mut held = Vec::new();
+    for (index, text) in listen.iter().enumerate() {
+        if listen[..index].contains(text) {
+            continue;
+        }
+        let failed = |error| StartError::Listen(text.clone(), error);
+        let (taken, sockets) =
+            listener::reserve(&listener::resolve(text).map_err(failed)?).map_err(failed)?;
+        addresses.extend(taken);
+        held.extend(sockets);
+    }
+    Ok((addresses, held))
+}
+
+fn spawn(
+    index: usize,
+    tables: DescriptorTables,
+    shared: Arc<Shared>,
+    report: mpsc::Sender<Report>,
+    wait: mpsc::Receiver<Go>,
+) -> Result<JoinHandle<io::Result<()>>, StartError> {
+    let body = move || {
+        let private = tables == DescriptorTables::PerWorker && fdtable::unshare().is_ok();
+        let _ = report.send(Report::Table(private));
+        let Ok(Go { addresses, table_max }) = wait.recv() else { return Ok(()) };
+        // An app that cannot be made, or a worker that dies, must not leave the others serving half a server.
+        let guard = StopOnExit(Arc::clone(&shared));
+        match Worker::open(index, shared, &addresses, table_max) {
+            Ok(worker) => {
+                let _ = report.send(Report::Opened(Ok(())));
+                drop(report);
+                let outcome = worker.run();
+                drop(guard);
+                outcome
+            }
+            Err(error) => {
+                let _ = report.send(Report::Opened(Err(error)));
+                Ok(())
+            }
+        }
+    };
+    thread::Builder::new().name(format!("wsd-{index}")).spawn(body).map_err(StartError::System)
+}
+
+/// Stops the whole server when a worker's thread ends, however it ends.
+struct StopOnExit(Arc<Shared>);
+
+impl Drop for StopOnExit {
+    fn drop(&mut self) {
+        self.0.shut_down();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("workers", &self.metrics.len()).finish_non_exhaustive()
+    }
+}

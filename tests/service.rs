@@ -1,0 +1,494 @@
+//! wsd under a service manager: sockets that it passes, what it is told, a successor on the same socket, and a sandbox
+//! that refuses private descriptor tables.
+
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::program::{Program, run, wsd};
+use common::{Client, PATIENCE, Running, calm, request, text, wait_until};
+use rustix::process::Signal;
+use wsd::{App, Context, Drain, Message, Server};
+
+/// `wsd` with `socket` as the first one that is passed to it. The shell knows the number of the process to be, and
+/// takes the socket from its standard input to where it belongs.
+fn activated(socket: impl Into<OwnedFd>, arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    let script = r#"exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web exec "$0" "$@""#;
+    command.args(["-c", script, env!("CARGO_BIN_EXE_wsd")]).args(arguments);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WSD_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::from(socket.into()));
+    command
+}
+
+fn listen() -> (TcpListener, SocketAddr) {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = socket.local_addr().expect("bound");
+    (socket, address)
+}
+
+fn copy(socket: &TcpListener) -> TcpListener {
+    socket.try_clone().expect("a descriptor")
+}
+
+#[test]
+fn a_passed_socket_takes_the_place_of_the_default_address() {
+    let (socket, address) = listen();
+    let program = Program::start(activated(copy(&socket), &["--threads", "3"]));
+    assert_eq!(program.addresses(), [address]);
+    // One that nobody asked for would be on port 8080.
+    (0..20).for_each(|_| program.open("/echo").close());
+    program.signal(Signal::INT);
+    assert_eq!(program.output().status.code(), Some(0));
+    // Whoever passed it has it still.
+    let waiting = TcpStream::connect(address).expect("it listens");
+    socket.accept().expect("nobody else took it");
+    drop(waiting);
+
+    let program = Program::start(activated(socket, &["--listen", "127.0.0.1:0"]));
+    let addresses = program.addresses();
+    assert!(addresses.len() == 2 && addresses.contains(&address), "{addresses:?}");
+    addresses.into_iter().for_each(|address| Client::open(address, "/echo").close());
+}
+
+#[test]
+fn what_is_no_listening_socket_is_one_line() {
+    let unbound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let (one, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let null = std::fs::File::open("/dev/null").expect("it is there");
+    for descriptor in [OwnedFd::from(unbound), one.into(), null.into()] {
+        let output = run(activated(descriptor, &[]));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.starts_with("wsd: ") && stderr.lines().count() == 1, "{stderr}");
+        assert!(stderr.contains("`web`"), "{stderr}");
+    }
+    // Meant for another process: nothing was passed.
+    let mut command = wsd(&["--listen", "127.0.0.1:0"]);
+    command.envs([("LISTEN_FDS", "1"), ("LISTEN_PID", "1")]);
+    Program::start(command).open("/echo").close();
+}
+
+/// Says on which worker it is.
+struct Who;
+
+impl App for Who {
+    fn on_open(&mut self, cx: &mut Context<'_>) {
+        let id = cx.id().to_string();
+        cx.send(id.split('.').next().expect("the worker comes first"));
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_>, message: Message<'_>) {
+        if message.as_text() == Some("stop the worker") {
+            std::thread::sleep(Duration::from_secs(3600));
+        }
+        cx.send(message);
+    }
+}
+
+/// Left to itself the kernel would wake the same worker again and again, as long as that one is not busy.
+#[test]
+fn workers_share_a_passed_socket_fairly() {
+    let (socket, address) = listen();
+    let builder = Server::builder().threads(4).limits(calm()).listener(copy(&socket)).app(|| Who);
+    let server = Running::start(builder);
+    let mut workers: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+    for _ in 0..80 {
+        let mut client = Client::open(address, "/");
+        *workers.entry(client.read_frame().payload).or_default() += 1;
+        client.close();
+    }
+    assert!(workers.len() == 4 && workers.values().all(|count| *count >= 5), "{workers:?}");
+    server.finish();
+    // Stopped, it holds nothing back: whoever comes now is for the one who holds the socket.
+    let waiting = TcpStream::connect(address).expect("it listens");
+    assert_eq!(socket.accept().expect("it waits").1, waiting.local_addr().expect("connected"));
+}
+
+/// Where notifications go.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+    heard: String,
+}
+
+impl Manager {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("wsd-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).expect("a path of our own");
+        Self { socket, path, heard: String::new() }
+    }
+
+    /// Waits for a line; gives all that came up to then.
+    #[track_caller]
+    fn hears(&mut self, line: &str) -> String {
+        let start = Instant::now();
+        while !self.heard.lines().any(|heard| heard == line) {
+            assert!(start.elapsed() < PATIENCE, "never: {line}; {}", self.heard);
+            self.listen_for(Duration::from_millis(100));
+        }
+        std::mem::take(&mut self.heard)
+    }
+
+    fn listen_for(&mut self, pause: Duration) {
+        let mut buffer = [0; 4096];
+        self.socket.set_read_timeout(Some(pause)).expect("not zero");
+        if let Ok(len) = self.socket.recv(&mut buffer) {
+            self.heard.push_str(&String::from_utf8_lossy(&buffer[..len]));
+            self.heard.push('\n');
+        }
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[test]
+fn the_service_manager_hears_of_readiness_the_end_and_signs_of_life() {
+    let mut manager = Manager::new("notify");
+    let mut command = wsd(&["--listen", "127.0.0.1:0", "--threads", "2", "--drain-grace", "0"]);
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "200000");
+    let mut program = Program::start(command);
+    let said = manager.hears("READY=1");
+    assert!(said.contains("STATUS=serving, up to ") && !said.contains("STOPPING"), "{said}");
+    // Nobody is connected, nothing happens: it turns all the same.
+    (0..3).for_each(|_| drop(manager.hears("WATCHDOG=1")));
+    let client = program.open("/sink");
+    program.signal(Signal::TERM);
+    manager.hears("STATUS=draining");
+    manager.hears("WATCHDOG=1");
+    drop(client);
+    assert_eq!(program.wait().code(), Some(0));
+    // A watchdog that is another's, and none at all.
+    let mut command = wsd(&["--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "200000").env("WATCHDOG_PID", "1");
+    let _program = Program::start(command);
+    manager.hears("READY=1");
+    manager.listen_for(Duration::from_millis(300));
+    assert!(!manager.heard.contains("WATCHDOG"), "{}", manager.heard);
+}
+
+/// Not a test, but the server of the next one: only a process of its own can have an environment of its own.
+#[test]
+fn a_server_that_can_be_stuck() {
+    if std::env::var_os("WSD_TEST_SERVER").is_none() {
+        return;
+    }
+    let builder = Server::builder().threads(2).listen("127.0.0.1:0").app(|| Who);
+    let builder = builder.service_manager().expect("nothing is passed");
+    let ready = |server: &wsd::Handle| {
+        let _ = writeln!(std::io::stdout(), "\nwsd ready on http://{}", server.addresses()[0]);
+    };
+    builder.run_with(ready).expect("it runs");
+}
+
+#[test]
+fn a_worker_that_is_stuck_gives_no_sign_of_life() {
+    let mut manager = Manager::new("stuck");
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    command.args(["--exact", "a_server_that_can_be_stuck", "--nocapture"]).env("WSD_TEST_SERVER", "1");
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "400000").stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it can be started");
+    let mut said = String::new();
+    let mut stdout = child.stdout.take().expect("piped");
+    let mut buffer = [0; 1024];
+    let address: SocketAddr = loop {
+        if let Some((_, rest)) = said.split_once("http://")
+            && let Some((address, _)) = rest.split_once('\n')
+        {
+            break address.parse().expect("an address");
+        }
+        let len = stdout.read(&mut buffer).expect("readable");
+        assert!(len > 0, "{said}");
+        said.push_str(&String::from_utf8_lossy(&buffer[..len]));
+    };
+    manager.hears("WATCHDOG=1");
+    let mut client = Client::open(address, "/");
+    client.send(text("stop the worker"));
+    // What was due is soon over; then there is silence, although the other worker turns.
+    let start = Instant::now();
+    let mut quiet = 0;
+    while quiet < 10 {
+        assert!(start.elapsed() < PATIENCE, "it goes on giving signs of life: {}", manager.heard);
+        manager.heard.clear();
+        manager.listen_for(Duration::from_millis(200));
+        quiet = if manager.heard.is_empty() { quiet + 1 } else { 0 };
+    }
+    child.kill().expect("it is ours");
+    child.wait().expect("it is ours");
+}
+
+/// What Docker's default profile does to unshare(2): EPERM, for want of CAP_SYS_ADMIN. Unlike Docker this refuses
+/// root too.
+#[test]
+fn where_private_tables_are_refused_it_says_so_and_serves() {
+    use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
+    #[cfg(target_arch = "x86_64")]
+    let (unshare, architecture) = (272, TargetArch::x86_64);
+    #[cfg(target_arch = "aarch64")]
+    let (unshare, architecture) = (97, TargetArch::aarch64);
+    let eperm = rustix::io::Errno::PERM.raw_os_error() as u32;
+    let rules = BTreeMap::from([(unshare, vec![])]);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(eperm), architecture);
+    let program: seccompiler::BpfProgram = filter.expect("sound").try_into().expect("small");
+    let start = move |threads: &'static str| {
+        let program = program.clone();
+        // A filter is for a thread and what it starts, and for good.
+        let confined = std::thread::spawn(move || {
+            seccompiler::apply_filter(&program).expect("anyone may confine itself");
+            Program::serve(&["--threads", threads])
+        });
+        confined.join().expect("it starts")
+    };
+    for threads in ["1", "4"] {
+        let program = start(threads);
+        assert!(program.ready.contains("one table of "), "{}", program.ready);
+        assert!(program.ready.ends_with("; the system refused private tables)\n"), "{}", program.ready);
+        let mut clients: Vec<Client> = (0..50).map(|_| program.open("/echo")).collect();
+        for client in &mut clients {
+            client.send(text("hello"));
+            client.assert_text("hello");
+        }
+        clients.into_iter().for_each(Client::close);
+        program.signal(Signal::INT);
+        assert_eq!(program.output().status.code(), Some(0));
+    }
+    // The same without a filter, unless these tests are in such a place themselves.
+    let private = std::thread::spawn(|| wsd::net::fdtable::unshare().is_ok()).join().expect("no panic");
+    let free = Program::serve(&["--threads", "4"]);
+    assert_eq!(free.ready.contains("4 private tables of "), private, "{}", free.ready);
+}
+
+/// What clients met in a run of [`restart`].
+#[derive(Default)]
+struct Met {
+    echoed: AtomicU64,
+    let_go: AtomicU64,
+}
+
+/// What a client sees next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Echo,
+    LetGo,
+    Nothing,
+}
+
+impl Met {
+    fn count(&self) -> u64 {
+        self.echoed.load(Ordering::Relaxed) + self.let_go.load(Ordering::Relaxed)
+    }
+
+    /// One client: it connects, says something, and hears it, or is told to come back; if it `stays`, perhaps later.
+    fn client(&self, address: SocketAddr, stays: bool) -> Result<(), String> {
+        let mut stream = TcpStream::connect(address).map_err(|error| format!("connect: {error}"))?;
+        let mut bytes = request("/echo").into_bytes();
+        bytes.extend(text("hello"));
+        stream.write_all(&bytes).map_err(|error| format!("write: {error}"))?;
+        let mut heard = Vec::new();
+        let mut next = next(&mut stream, &mut heard, PATIENCE)?;
+        if next == Next::Echo {
+            self.echoed.fetch_add(1, Ordering::Relaxed);
+            if !stays {
+                return Ok(());
+            }
+            let end = heard.len();
+            next = self::next(&mut stream, &mut heard, Duration::from_millis(150))?;
+            assert!(next != Next::Echo, "twice: {:?}", &heard[end..]);
+        }
+        if next == Next::LetGo {
+            self.let_go.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Reads up to the next frame, which is taken off `heard`. A reset, or an end without a Close, is an error; nothing in
+/// time is one before the first frame.
+fn next(stream: &mut TcpStream, heard: &mut Vec<u8>, patience: Duration) -> Result<Next, String> {
+    let first = heard.is_empty();
+    let mut buffer = [0; 1024];
+    stream.set_read_timeout(Some(patience)).map_err(|error| error.to_string())?;
+    loop {
+        let head = heard.windows(4).position(|window| window == b"\r\n\r\n");
+        if head.is_some() && !heard.starts_with(b"HTTP/1.1 101 ") {
+            return Err(format!("refused: {}", String::from_utf8_lossy(heard)));
+        }
+        match head.map(|end| &heard[end + 4..]) {
+            Some([0x81, 5, b'h', b'e', b'l', b'l', b'o', ..]) => {
+                let end = head.map_or(0, |end| end + 4);
+                heard.drain(end..end + 7);
+                return Ok(Next::Echo);
+            }
+            // 1012, and room for the reason.
+            Some([0x88, _, 0x03, 0xF4, ..]) => return Ok(Next::LetGo),
+            _ => {}
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) => return Err(format!("ended after {heard:?}")),
+            Ok(len) => heard.extend_from_slice(&buffer[..len]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock && !first => return Ok(Next::Nothing),
+            Err(error) => return Err(format!("read after {} bytes: {error}", heard.len())),
+        }
+    }
+}
+
+/// Starts `times` successors, each on the same socket as the one before, which is then told to go, while `rate`
+/// clients come each second.
+fn restart(times: u32, rate: u32) -> Arc<Met> {
+    const CROWD: u32 = 16;
+    let (socket, address) = listen();
+    let flags = ["--threads", "2", "--drain-grace", "50ms", "--drain-spread", "100ms"];
+    let start = || Program::start(activated(copy(&socket), &flags));
+    let mut present = start();
+    let (met, over) = (Arc::new(Met::default()), Arc::new(AtomicBool::new(false)));
+    let crowd: Vec<_> = (0..CROWD)
+        .map(|number| {
+            let (met, over) = (Arc::clone(&met), Arc::clone(&over));
+            std::thread::spawn(move || {
+                let begin = Instant::now();
+                let mut count = 0;
+                while !over.load(Ordering::Relaxed) {
+                    // On a schedule: who is held up does not come less often.
+                    let due = Duration::from_secs(1) * (count * CROWD + number) / rate;
+                    std::thread::sleep(due.saturating_sub(begin.elapsed()));
+                    let outcome = met.client(address, count % 8 == 0);
+                    outcome.unwrap_or_else(|problem| panic!("client {count}: {problem}"));
+                    count += 1;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..times {
+        // A fifth of a second's load for each of them, however long that takes.
+        let before = met.count();
+        wait_until("clients come", || {
+            met.count() >= before + u64::from(rate / 5) || crowd.iter().any(|thread| thread.is_finished())
+        });
+        // Nobody else accepts yet.
+        let mut loyal: Vec<Client> = (0..5).map(|_| Client::open(address, "/echo")).collect();
+        let successor = start();
+        present.signal(Signal::TERM);
+        loyal.iter_mut().for_each(|client| drop(client.assert_lets_go_with(1012)));
+        assert_eq!(present.output().status.code(), Some(0));
+        present = successor;
+    }
+    over.store(true, Ordering::Relaxed);
+    crowd.into_iter().for_each(|thread| thread.join().expect("nobody was refused"));
+    met
+}
+
+#[test]
+fn a_restart_under_load_refuses_no_connection() {
+    let number = |name| std::env::var(name).ok().and_then(|it| it.parse().ok());
+    // `scripts/chaos restart` asks for 20 at 500.
+    let (times, rate) = (number("WSD_TEST_RESTARTS").unwrap_or(3), number("WSD_TEST_RATE").unwrap_or(100));
+    let met = restart(times, rate);
+    let (echoed, let_go) = (met.echoed.load(Ordering::Relaxed), met.let_go.load(Ordering::Relaxed));
+    assert!(echoed + let_go >= u64::from(times * (rate / 5)), "{echoed} served, {let_go} let go");
+    let _ =
+        writeln!(std::io::stdout(), "{times} restarts: {echoed} clients served, {let_go} let go, 0 refused");
+}
+
+/// Those that nobody has accepted yet are the successor's, even if it comes only when the predecessor has gone.
+#[test]
+fn who_comes_between_two_servers_waits_for_the_second() {
+    let (socket, address) = listen();
+    let flags = ["--threads", "2", "--drain-grace", "0", "--drain-spread", "0"];
+    let mut first = Program::start(activated(copy(&socket), &flags));
+    first.open("/echo").close();
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait().code(), Some(0));
+    let mut waiting: Vec<Client> = (0..50).map(|_| Client::connect(address)).collect();
+    waiting.iter_mut().for_each(|client| client.send(request("/echo")));
+    let _second = Program::start(activated(socket, &flags));
+    for mut client in waiting {
+        client.assert_upgraded();
+        client.close();
+    }
+}
+
+/// What the Dockerfile sets is taken, and done before `docker stop` loses its patience after 10 seconds.
+#[test]
+fn the_settings_of_the_image_are_sound() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Dockerfile");
+    let file = std::fs::read_to_string(path).expect("it is there");
+    let words = file.split_whitespace().filter_map(|word| word.split_once('='));
+    let settings: Vec<_> = words.filter(|(name, _)| name.starts_with("WSD_")).collect();
+    assert!(settings.len() >= 4, "{settings:?}");
+    let mut command = wsd(&["--print-limits"]);
+    command.envs(settings.iter().copied());
+    let output = run(command);
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let line = printed.lines().find(|line| line.starts_with("--drain-timeout")).expect("its line");
+    let value = line.split_whitespace().nth(1).expect("a value");
+    let seconds: u64 = value.strip_suffix('s').and_then(|value| value.parse().ok()).expect("seconds");
+    assert!(seconds < 10, "{value}");
+    // The same for a server with these settings and the check that the image makes, on a port of this machine.
+    assert!(file.contains(r#"CMD ["/wsd", "health"]"#));
+    let mut command = wsd(&[]);
+    command.envs(settings.iter().copied()).env("WSD_LISTEN", "0.0.0.0:0");
+    let mut program = Program::start(command);
+    let mut check = wsd(&["health"]);
+    check.envs(settings).env("WSD_LISTEN", program.addresses()[0].to_string());
+    assert_eq!(run(check).status.code(), Some(0));
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait().code(), Some(0));
+}
+
+#[test]
+fn the_unit_files_are_sound() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd");
+    let read = |name: &str| std::fs::read_to_string(directory.join(name)).expect("it is there");
+    let (service, socket) = (read("wsd.service"), read("wsd.socket"));
+    for line in ["Type=notify", "NoNewPrivileges=yes", "ProtectSystem=strict", "Requires=wsd.socket"] {
+        assert!(service.lines().any(|it| it == line), "no {line}");
+    }
+    // systemd waits for longer than a drain takes at most.
+    let value = |name: &str| service.lines().find_map(|line| line.strip_prefix(name)).expect("it is set");
+    let stop: u64 = value("TimeoutStopSec=").parse().expect("seconds");
+    assert!(stop > Drain::default().timeout.as_secs(), "{stop}");
+    // Its descriptor limit is what makes room for connections.
+    assert!(value("LimitNOFILE=").parse::<u64>().expect("a number") >= 20_000);
+
+    // Where systemd is installed it reads them itself, with this program for the one in /usr.
+    let temporary = std::env::temp_dir().join(format!("wsd-units-{}", std::process::id()));
+    std::fs::create_dir_all(&temporary).expect("a directory of our own");
+    let program = value("ExecStart=").split(' ').next().expect("a program");
+    let service = service.replace(program, env!("CARGO_BIN_EXE_wsd"));
+    std::fs::write(temporary.join("wsd.service"), service).expect("written");
+    std::fs::write(temporary.join("wsd.socket"), socket).expect("written");
+    let mut command = Command::new("systemd-analyze");
+    command.args(["verify", "--man=no", "--recursive-errors=no"]);
+    command.args([temporary.join("wsd.service"), temporary.join("wsd.socket")]);
+    let verified = command.stdin(Stdio::null()).output();
+    std::fs::remove_dir_all(&temporary).expect("it is ours");
+    match verified {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && said.is_empty(), "{said}");
+        }
+        Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+    }
+}
