@@ -1,14 +1,17 @@
 //! What the user typed, and what it means. The only place that names clap.
 
 mod limits;
+mod tls;
 mod values;
 
 use std::io::Write as _;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::builder::{ArgPredicate, PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use limits::{DeflateFlags, LimitFlags};
+use tls::TlsFlags;
+pub(crate) use tls::certificate_line;
 use values::{host_and_port, origin};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
 use wsd::{Builder, Config, DescriptorTables, Origins, Page, Server};
@@ -20,9 +23,11 @@ use wsd::{Builder, Config, DescriptorTables, Origins, Page, Server};
 #[derive(Debug, Parser)]
 #[command(name = "wsd", version, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// Address to listen on; may be repeated. `localhost` is both loopback addresses
+    /// Address to listen on; may be repeated. `localhost` is both loopback addresses. With --tls-cert there is none
+    /// unless it is named
     #[arg(long, value_name = "HOST:PORT", env = "WSD_LISTEN", value_delimiter = ',',
-          default_value = "localhost:8080", value_parser = host_and_port)]
+          default_value = "localhost:8080", default_value_if("tls_cert", ArgPredicate::IsPresent, None),
+          value_parser = host_and_port)]
     listen: Vec<String>,
 
     /// Worker threads [default: one for each core]
@@ -66,6 +71,9 @@ pub(crate) struct Cli {
     print_limits: bool,
 
     #[command(flatten)]
+    tls: TlsFlags,
+
+    #[command(flatten)]
     limits: LimitFlags,
 
     #[command(flatten)]
@@ -98,7 +106,7 @@ impl Cli {
                 let _ = write!(std::io::stdout(), "{}", limits::table(&command, &matches));
                 std::process::exit(0)
             }
-            Ok((cli, _)) => Ok(cli),
+            Ok((cli, _)) => cli.tls.check().map(|()| cli),
             Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 error.exit()
             }
@@ -153,6 +161,7 @@ impl Cli {
         let limits = &self.limits;
         let mut config = Config {
             listen: self.listen.clone(),
+            tls: self.tls.config(),
             backlog: limits.backlog,
             max_conns: limits.max_conns.map(|max| max as usize),
             // The apps of this program open no descriptors.

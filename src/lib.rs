@@ -76,7 +76,9 @@ mod route;
 mod server;
 
 pub use app::{Admission, App, Context};
-pub use config::{Config, Deflate, DescriptorTables, Limits, Origins};
+pub use config::{
+    CertificateError, CertificateFiles, Config, Deflate, DescriptorTables, Limits, Origins, Tls,
+};
 pub use http::Page;
 pub use id::ConnId;
 pub use metrics::Metrics;

@@ -19,7 +19,7 @@ use wsd::{App, Context, Deflate, Limits, Message, Server};
 
 /// Each flag of `--print-limits`, and the tests that hold what it says.
 #[rustfmt::skip]
-const HELD_BY: [(&str, &str); 35] = [
+const HELD_BY: [(&str, &str); 36] = [
     ("--max-conns", "tests/lifecycle.rs::the_ceiling_holds_at_the_limit_and_one_more"),
     ("--backlog", "tests/limits.rs::as_many_wait_to_be_accepted_as_the_backlog_says"),
     ("--max-message", "tests/frames.rs::f2_a_message_over_the_limit_is_refused_at_its_header"),
@@ -34,6 +34,7 @@ const HELD_BY: [(&str, &str); 35] = [
     ("--max-head", "tests/handshake.rs::h1_a_long_head_fed_byte_by_byte"),
     ("--max-headers", "tests/handshake.rs::h2_very_many_headers"),
     ("--max-headers", "tests/handshake.rs::h2_the_count_is_a_limit_of_its_own"),
+    ("--tls-timeout", "tests/tls.rs::h5_half_a_handshake_and_then_silence"),
     ("--handshake-timeout", "src/conn/tests.rs::the_handshake_deadline_is_absolute"),
     ("--handshake-timeout", "tests/handshake.rs::h4_bytes_that_trickle_in_do_not_extend_the_handshake"),
     ("--ping-interval", "src/conn/tests.rs::silence_is_answered_with_a_ping_and_then_with_the_end"),

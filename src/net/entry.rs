@@ -6,6 +6,8 @@ use std::rc::Rc;
 
 use mio::net::TcpStream;
 
+use super::stream::Stream;
+use super::tls::TURNED_AWAY;
 use crate::app::Place;
 use crate::config::{Deflate, Limits};
 use crate::conn::{Conn, Sent};
@@ -19,7 +21,7 @@ use crate::proto::handshake::Response;
 /// One connection and its socket.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) conn: Conn,
     pub(super) place: Option<Rc<Place>>,
     /// Input that was read and has to wait, because the connection's share of the turn is used up.
@@ -64,7 +66,7 @@ pub(super) enum After {
 }
 
 impl Entry {
-    pub(super) fn new(stream: TcpStream, conn: Conn) -> Self {
+    pub(super) fn new(stream: Stream, conn: Conn) -> Self {
         Self {
             stream,
             conn,
@@ -76,10 +78,6 @@ impl Entry {
             listed: false,
             timer_at: Millis::NEVER,
         }
-    }
-
-    pub(super) fn stream_mut(&mut self) -> &mut TcpStream {
-        &mut self.stream
     }
 
     /// The socket is readable, but has to wait.
@@ -142,9 +140,13 @@ pub(super) enum Delivered {
 const _: () = assert!(size_of::<Entry>() <= 176, "every connection pays for this");
 
 /// Turns a connection away that there is no room for, so that its client knows why.
-pub(super) fn turn_away(mut stream: TcpStream) {
+pub(super) fn turn_away(mut stream: TcpStream, secure: bool) {
     let mut out = Vec::new();
-    Response::text(503, "the server is full\n").encode(&mut out);
+    if secure {
+        out.extend(TURNED_AWAY);
+    } else {
+        Response::text(503, "the server is full\n").encode(&mut out);
+    }
     // What is unread when a socket is closed makes the kernel reset the connection, and with it the answer.
     let _ = stream.read(&mut [0; 2048]);
     let _ = stream.write(&out);

@@ -35,8 +35,11 @@ impl Core {
         };
         if let Some(origin) = request.origin() {
             // The listener may be on all addresses, so it is the connection that says which one was used.
-            let loopback =
-                entry.stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+            let loopback = entry
+                .stream
+                .socket()
+                .local_addr()
+                .is_ok_and(|address| address.ip().to_canonical().is_loopback());
             if !origin::is_allowed(&self.origins, origin, request.host(), loopback) {
                 self.metrics.handshakes_foreign_origin.add(1);
                 debug!(id = %self.id(key), origin, "origin refused");
@@ -76,7 +79,8 @@ impl Core {
         self.metrics.opened.add(1);
         // Asked of the kernel only where somebody listens: no connection keeps its peer's address.
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let peer = entry.stream.peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string());
+            let peer =
+                entry.stream.socket().peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string());
             debug!(id = %self.id(key), path = &*place.path, peer, "open");
         }
         let place = match self.places.get(&place) {

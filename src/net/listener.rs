@@ -104,6 +104,8 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
+    /// Whether its connections speak TLS.
+    pub(crate) secure: bool,
     /// Kept to be given up when there is no other descriptor: with it a connection can be taken off the queue and
     /// turned away. On an edge-triggered listener a connection left in the queue is silence for good.
     reserve: Option<std::fs::File>,
@@ -129,7 +131,7 @@ impl Listener {
     /// Listens on `address`, together with every other worker.
     ///
     /// The options are set once, here: Linux hands them down to the sockets that are accepted.
-    pub(crate) fn open(address: SocketAddr, backlog: u32) -> io::Result<Self> {
+    pub(crate) fn open(address: SocketAddr, secure: bool, backlog: u32) -> io::Result<Self> {
         let socket = bind(address, true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
@@ -137,7 +139,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let socket = TcpListener::from_std(socket.into());
-        Ok(Self { socket, reserve: open_reserve(), retry: None })
+        Ok(Self { socket, secure, reserve: open_reserve(), retry: None })
     }
 
     /// Takes one connection off the queue.
@@ -208,7 +210,7 @@ mod tests {
     #[test]
     fn a_port_where_somebody_listens_is_taken_even_with_reuse_port() {
         let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");
-        let _listener = Listener::open(taken[0], 16).expect("held for us");
+        let _listener = Listener::open(taken[0], false, 16).expect("held for us");
         let error = reserve(&taken).expect_err("somebody listens");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::tls::ServerConfig;
 use crate::hub::batch::Batch;
 
 /// A message to a worker.
@@ -18,6 +19,8 @@ use crate::hub::batch::Batch;
 pub(crate) enum Mail {
     /// To be delivered to the topic's members there.
     Publish { topic: Arc<str>, batch: Batch },
+    /// Accept with these certificates from now on.
+    Certificates(ServerConfig),
     /// Stop accepting, close every connection, and end.
     Shutdown,
 }

@@ -1,8 +1,7 @@
 //! What happens on one connection's socket: reading, deadlines, writing.
 
 use std::collections::HashSet;
-use std::io::{self, Read as _};
-use std::net::Shutdown;
+use std::io::{self, Write as _};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use tracing::debug;
 
 use super::entry::{After, Delivered, Entry, Workbench};
 use super::slots::Key;
+use super::stream::Input;
 use super::worker::Shared;
 use crate::app::{App, Orders, Place};
 use crate::config::{Deflate, Limits, Origins};
@@ -39,6 +39,8 @@ pub(super) struct Core {
     pub(super) worker: u16,
     pub(super) now: Millis,
     pub(super) limits: Limits,
+    /// For connections whose TLS handshake is under way: what is different is how long they have.
+    pub(super) tls_limits: Limits,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) router: Arc<Router>,
     pub(super) pages: Arc<[Page]>,
@@ -51,6 +53,8 @@ pub(super) struct Core {
     pub(super) bench: Workbench,
     pub(super) orders: Orders,
     pub(super) places: HashSet<Rc<Place>>,
+    /// Steps of TLS handshakes in this turn.
+    pub(super) handshakes: u32,
     pub(super) draining: bool,
 }
 
@@ -60,6 +64,7 @@ impl Core {
             worker,
             now: Millis(0),
             limits: shared.limits.clone(),
+            tls_limits: Limits { handshake_timeout: shared.limits.tls_timeout, ..shared.limits.clone() },
             metrics: Arc::clone(&shared.metrics[usize::from(worker)]),
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
@@ -71,6 +76,7 @@ impl Core {
             deflate: shared.deflate,
             bench: Workbench::new(shared.deflate.unwrap_or_default()),
             places: HashSet::new(),
+            handshakes: 0,
             draining: false,
         }
     }
@@ -78,6 +84,9 @@ impl Core {
     /// The socket is readable, or was left unread.
     pub(super) fn readable(&mut self, key: Key, entry: &mut Entry, eof_ahead: bool) -> After {
         entry.defer(eof_ahead);
+        if entry.stream.is_handshaking() {
+            return self.secure(key, entry);
+        }
         if entry.conn.pauses_reading(&self.limits) {
             return After::Wait;
         }
@@ -91,16 +100,18 @@ impl Core {
         let mut buffer = std::mem::take(&mut self.buffer);
         let after = loop {
             match entry.stream.read(&mut buffer) {
-                Ok(0) => {
+                Ok(Input::Eof) => {
                     entry.unread = false;
                     if let Some(ended) = entry.conn.receive_eof() {
                         self.ended(key, entry, &ended);
                     }
                     break self.settle(key, entry);
                 }
-                Ok(len) => {
+                Ok(Input::Bytes { len, emptied }) => {
                     self.metrics.bytes_in.add(len as u64);
-                    self.input(key, entry, &mut buffer[..len]);
+                    if len > 0 {
+                        self.input(key, entry, &mut buffer[..len]);
+                    }
                     let after = self.settle(key, entry);
                     if after == After::Drop {
                         break after;
@@ -110,11 +121,11 @@ impl Core {
                     }
                     // epoll(7): a read that returns less than asked for has emptied a stream socket; new bytes
                     // make a new event. A known end of the stream makes none.
-                    if len < READ_BYTES && !entry.eof_ahead {
+                    if emptied && !entry.eof_ahead {
                         entry.unread = false;
                         break After::Wait;
                     }
-                    if len == READ_BYTES {
+                    if !emptied {
                         break if entry.conn.pauses_reading(&self.limits) {
                             After::Wait
                         } else {
@@ -136,6 +147,11 @@ impl Core {
 
     /// The socket takes bytes again.
     pub(super) fn writable(&mut self, key: Key, entry: &mut Entry) -> After {
+        match entry.stream.flush() {
+            Err(error) if entry.stream.is_handshaking() => return self.insecure(key, entry, &error),
+            Err(_) => return self.broken(key, entry),
+            Ok(()) => {}
+        }
         if entry.conn.flush(self.now, &mut entry.stream, &self.metrics).is_err() {
             return self.broken(key, entry);
         }
@@ -147,6 +163,9 @@ impl Core {
 
     /// A deadline may have passed.
     pub(super) fn timeout(&mut self, key: Key, entry: &mut Entry) -> After {
+        if entry.stream.is_handshaking() {
+            return self.secure_timeout(entry);
+        }
         let handshaking = entry.conn.is_handshaking();
         if let Some(ended) =
             entry.conn.handle_timeout(self.now, &self.limits, &mut self.orders.reply, &self.metrics)
@@ -163,6 +182,10 @@ impl Core {
 
     /// The server stops: closes the connection behind what is queued for it.
     pub(super) fn stop(&mut self, key: Key, entry: &mut Entry) -> After {
+        if entry.stream.is_handshaking() {
+            self.metrics.tls_failed.add(1);
+            return After::Drop;
+        }
         if entry.conn.is_handshaking() {
             Response::text(503, "the server is stopping\n").encode(&mut self.orders.reply);
             entry.conn.finish(self.now, &self.limits);
@@ -186,6 +209,7 @@ impl Core {
 
     /// The connection is gone: what was never sent is counted, and its place given up.
     pub(super) fn bury(&mut self, key: Key, entry: &mut Entry) {
+        entry.stream.farewell();
         let dropped = entry.conn.abandon(&self.metrics);
         self.metrics.dropped_closed.add(u64::from(dropped));
         self.metrics.connections.sub(1);
@@ -201,7 +225,7 @@ impl Core {
         ConnId { worker: self.worker, slot: key.slot, generation: key.generation }
     }
 
-    fn input(&mut self, key: Key, entry: &mut Entry, input: &mut [u8]) {
+    pub(super) fn input(&mut self, key: Key, entry: &mut Entry, input: &mut [u8]) {
         let mut at = 0;
         if entry.conn.is_handshaking() {
             match entry.conn.receive_head(input, &self.limits) {
@@ -261,7 +285,7 @@ impl Core {
     }
 
     /// Sends what was written for this connection, and does what its state asks for.
-    fn settle(&mut self, key: Key, entry: &mut Entry) -> After {
+    pub(super) fn settle(&mut self, key: Key, entry: &mut Entry) -> After {
         if !self.orders.reply.is_empty() {
             let mut reply = std::mem::take(&mut self.orders.reply);
             let messages = std::mem::take(&mut self.orders.reply_messages);
@@ -279,7 +303,7 @@ impl Core {
                 Step::Keep => return After::Wait,
                 Step::Drop => return After::Drop,
                 Step::ShutdownWrite => {
-                    if entry.stream.shutdown(Shutdown::Write).is_err() {
+                    if entry.stream.shutdown_write().is_err() {
                         return After::Drop;
                     }
                 }

@@ -21,7 +21,8 @@ use super::entry::{After, Delivered, Entry};
 use super::listener::Listener;
 use super::mailbox::{Mail, Mailbox};
 use super::slots::{Key, Slots};
-use super::socket::Core;
+use super::socket::{Core, READ_BYTES};
+use super::tls::{Acceptor, Certificates, ServerConfig};
 use super::wheel::Wheel;
 use crate::config::{Deflate, Limits, Origins};
 use crate::http::Page;
@@ -55,10 +56,20 @@ pub(crate) struct Shared {
     pub(crate) origins: Origins,
     pub(crate) deflate: Option<Deflate>,
     pub(crate) backlog: u32,
+    /// Where certificates come from, if there is a listener that needs them.
+    pub(crate) certificates: Option<Certificates>,
     /// Connections held by all workers.
     pub(crate) connections: AtomicUsize,
     /// Connections that all workers together may hold.
     pub(crate) connections_max: AtomicUsize,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) all: Vec<SocketAddr>,
+    /// How many of them speak no TLS; those come first.
+    pub(crate) plain: usize,
 }
 
 /// One worker, on its own thread. Not `Send`: its sockets exist in this thread's descriptor table alone.
@@ -67,6 +78,8 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     poll: Poll,
     listeners: Vec<Listener>,
+    /// Makes the TLS of connections that are to have it.
+    acceptor: Option<Acceptor>,
     slots: Slots<Entry>,
     core: Core,
     wheel: Wheel,
@@ -89,15 +102,16 @@ impl Worker {
     pub(crate) fn open(
         index: usize,
         shared: Arc<Shared>,
-        addresses: &[SocketAddr],
+        addresses: &Addresses,
+        config: Option<ServerConfig>,
         table_max: usize,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mailbox = shared.mailboxes[index].as_raw_fd();
         poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
-        let mut listeners = Vec::with_capacity(addresses.len());
-        for (number, &address) in addresses.iter().enumerate() {
-            let mut listener = Listener::open(address, shared.backlog)?;
+        let mut listeners = Vec::with_capacity(addresses.all.len());
+        for (number, &address) in addresses.all.iter().enumerate() {
+            let mut listener = Listener::open(address, number >= addresses.plain, shared.backlog)?;
             poll.registry().register(&mut listener.socket, Token(number), Interest::READABLE)?;
             listeners.push(listener);
         }
@@ -107,6 +121,7 @@ impl Worker {
             shared,
             poll,
             listeners,
+            acceptor: config.map(|config| Acceptor::new(config, READ_BYTES)),
             slots: Slots::new(),
             core,
             wheel: Wheel::new(),
@@ -132,6 +147,7 @@ impl Worker {
             }
             self.core.now = self.elapsed();
             self.core.metrics.turns.add(1);
+            self.core.handshakes = 0;
             self.backlogged = self.is_backlogged();
             for event in &events {
                 self.event(event);
@@ -184,12 +200,13 @@ impl Worker {
             return;
         }
         if event.is_writable() {
-            self.attend(
-                key,
-                |core, key, entry| {
-                    if entry.conn.has_backlog() { core.writable(key, entry) } else { After::Wait }
-                },
-            );
+            self.attend(key, |core, key, entry| {
+                if entry.conn.has_backlog() || entry.stream.is_pending() {
+                    core.writable(key, entry)
+                } else {
+                    After::Wait
+                }
+            });
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             let eof_ahead = event.is_read_closed() || event.is_error();
@@ -236,6 +253,11 @@ impl Worker {
         for item in mail.drain(..) {
             match item {
                 Mail::Publish { topic, batch } => self.core.hub.receive(&topic, batch),
+                Mail::Certificates(config) => {
+                    if let Some(acceptor) = &mut self.acceptor {
+                        acceptor.renew(config);
+                    }
+                }
                 Mail::Shutdown => self.stop(),
             }
         }

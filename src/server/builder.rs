@@ -1,12 +1,13 @@
 //! A server that is being put together.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::signals;
 use super::start::start;
 use super::{Handle, RunError, StartError};
 use crate::app::App;
-use crate::config::{Config, Deflate, DescriptorTables, Limits, Origins};
+use crate::config::{CertificateFiles, Config, Deflate, DescriptorTables, Limits, Origins};
 use crate::http::Page;
 use crate::route::{InvalidRoute, Router};
 
@@ -35,6 +36,20 @@ impl Builder {
     #[must_use]
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.config.listen = vec![address.into()];
+        self
+    }
+
+    /// Also listens on this `HOST:PORT` with TLS. The certificate and its key are PEM files.
+    #[must_use]
+    pub fn tls(
+        mut self,
+        address: impl Into<String>,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        let tls = self.config.tls.get_or_insert_default();
+        tls.listen.push(address.into());
+        tls.certificates.push(CertificateFiles { certificate: certificate.into(), key: key.into() });
         self
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::Ceiling;
+use crate::config::CertificateError;
 use crate::hub::batch::{FrameRef, Pending};
 use crate::metrics::Metrics;
 use crate::net::mailbox::Mail;
-use crate::net::worker::Shared;
+use crate::net::worker::{Addresses, Shared};
 use crate::proto::{Frame, Message};
 
 /// A running server. Dropping it does not stop it.
@@ -17,7 +18,7 @@ use crate::proto::{Frame, Message};
 pub struct Handle {
     pub(super) shared: Arc<Shared>,
     pub(super) threads: Vec<JoinHandle<io::Result<()>>>,
-    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) addresses: Addresses,
     pub(super) ceiling: Ceiling,
 }
 
@@ -28,9 +29,14 @@ pub struct Remote {
 }
 
 impl Handle {
-    /// The addresses that are listened on.
+    /// The addresses that are listened on without TLS.
     pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+        &self.addresses.all[..self.addresses.plain]
+    }
+
+    /// The addresses that are listened on with TLS.
+    pub fn tls_addresses(&self) -> &[SocketAddr] {
+        &self.addresses.all[self.addresses.plain..]
     }
 
     /// Worker threads.
@@ -89,6 +95,20 @@ impl Remote {
             mailbox.add_backlog(batch.wire_len());
             mailbox.post(Mail::Publish { topic: Arc::clone(&topic), batch: batch.clone() });
         }
+    }
+
+    /// Reads the certificates again, from the files that the server was started with. New connections get the new ones;
+    /// those that there are go on. Whether there are any: a server without TLS has none.
+    ///
+    /// # Errors
+    /// A file cannot be used; the old certificates stay, all of them.
+    pub fn reload_certificates(&self) -> Result<bool, CertificateError> {
+        let Some(certificates) = &self.shared.certificates else { return Ok(false) };
+        let config = certificates.load()?;
+        for mailbox in &self.shared.mailboxes {
+            mailbox.post(Mail::Certificates(config.clone()));
+        }
+        Ok(true)
     }
 
     /// Begins a shutdown, as [`Handle::shutdown`] does, without waiting for its end.

@@ -14,7 +14,8 @@ use crate::metrics::WorkerMetrics;
 use crate::net::fdtable;
 use crate::net::listener;
 use crate::net::mailbox::Mailbox;
-use crate::net::worker::{Shared, Worker};
+use crate::net::tls::{Certificates, ServerConfig};
+use crate::net::worker::{Addresses, Shared, Worker};
 
 /// What a worker's thread says while it starts.
 enum Report {
@@ -26,7 +27,8 @@ enum Report {
 
 /// What it is told then.
 struct Go {
-    addresses: Vec<SocketAddr>,
+    addresses: Addresses,
+    config: Option<ServerConfig>,
     table_max: usize,
 }
 
@@ -40,6 +42,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     if config.threads == 0 {
         config.threads = thread::available_parallelism().map_or(1, usize::from);
     }
+    let (certificates, tls) = load(&config)?;
     let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
     let shared = Arc::new(Shared {
         mailboxes: (0..config.threads)
@@ -53,6 +56,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         origins: config.origins.clone(),
         deflate: config.deflate,
         backlog: config.backlog,
+        certificates,
         connections: AtomicUsize::new(0),
         connections_max: AtomicUsize::new(0),
     });
@@ -73,9 +77,10 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     shared.connections_max.store(ceiling.connections, Ordering::Relaxed);
 
     // Dropping `goes` on an error lets the threads end.
-    let (addresses, reserved) = reserve(&config.listen)?;
+    let (addresses, reserved) = reserve(&config)?;
     for go in goes {
-        let _ = go.send(Go { addresses: addresses.clone(), table_max: table_max(descriptors) });
+        let table_max = table_max(descriptors);
+        let _ = go.send(Go { addresses: addresses.clone(), config: tls.clone(), table_max });
     }
     let handle = Handle { shared, threads, addresses, ceiling };
     for _ in 0..config.threads {
@@ -100,17 +105,41 @@ fn check(config: &Config) -> Result<(), StartError> {
     {
         return Err(StartError::Setting("deflate windows are 9 to 15 bits, and levels 1 to 9"));
     }
-    if config.listen.is_empty() {
+    let tls_listen = config.tls.as_ref().map_or(0, |tls| tls.listen.len());
+    if config.listen.len() + tls_listen == 0 {
         return Err(StartError::Setting("no address to listen on"));
+    }
+    if tls_listen > 0 && config.tls.as_ref().is_some_and(|tls| tls.certificates.is_empty()) {
+        return Err(StartError::Setting("TLS needs a certificate and its key"));
     }
     Ok(())
 }
 
-type Reserved = (Vec<SocketAddr>, Vec<socket2::Socket>);
+/// Reads the certificates, if there is to be TLS: what is wrong with them is said before anything is bound.
+fn load(config: &Config) -> Result<(Option<Certificates>, Option<ServerConfig>), StartError> {
+    let Some(tls) = config.tls.as_ref().filter(|tls| !tls.listen.is_empty()) else { return Ok((None, None)) };
+    let certificates = Certificates::new(&tls.certificates).map_err(StartError::System)?;
+    let loaded = certificates.load().map_err(StartError::Certificate)?;
+    Ok((Some(certificates), Some(loaded)))
+}
 
-fn reserve(listen: &[String]) -> Result<Reserved, StartError> {
-    let mut addresses = Vec::new();
-    let mut held = Vec::new();
+type Reserved = (Addresses, Vec<socket2::Socket>);
+
+fn reserve(config: &Config) -> Result<Reserved, StartError> {
+    let (mut all, mut held) = (Vec::new(), Vec::new());
+    reserve_each(&config.listen, &mut all, &mut held)?;
+    let plain = all.len();
+    if let Some(tls) = &config.tls {
+        reserve_each(&tls.listen, &mut all, &mut held)?;
+    }
+    Ok((Addresses { all, plain }, held))
+}
+
+fn reserve_each(
+    listen: &[String],
+    addresses: &mut Vec<SocketAddr>,
+    held: &mut Vec<socket2::Socket>,
+) -> Result<(), StartError> {
     for (index, text) in listen.iter().enumerate() {
         if listen[..index].contains(text) {
             continue;
@@ -121,7 +150,7 @@ fn reserve(listen: &[String]) -> Result<Reserved, StartError> {
         addresses.extend(taken);
         held.extend(sockets);
     }
-    Ok((addresses, held))
+    Ok(())
 }
 
 fn spawn(
@@ -134,10 +163,10 @@ fn spawn(
     let body = move || {
         let private = tables == DescriptorTables::PerWorker && fdtable::unshare().is_ok();
         let _ = report.send(Report::Table(private));
-        let Ok(Go { addresses, table_max }) = wait.recv() else { return Ok(()) };
+        let Ok(Go { addresses, config, table_max }) = wait.recv() else { return Ok(()) };
         // An app that cannot be made, or a worker that dies, must not leave the others serving half a server.
         let guard = StopOnExit(Arc::clone(&shared));
-        match Worker::open(index, shared, &addresses, table_max) {
+        match Worker::open(index, shared, &addresses, config, table_max) {
             Ok(worker) => {
                 let _ = report.send(Report::Opened(Ok(())));
                 drop(report);

@@ -9,6 +9,8 @@ use super::Worker;
 use crate::conn::Conn;
 use crate::net::entry::{Entry, turn_away};
 use crate::net::listener::Accepted;
+use crate::net::stream::Stream;
+use crate::net::tls::Acceptor;
 
 /// Connections taken off a listener's queue in one turn.
 const ACCEPTS_PER_TURN: usize = 256;
@@ -30,19 +32,20 @@ impl Worker {
 
     /// Accepts a turn's share; true where more may be waiting.
     pub(super) fn accept_some(&mut self, number: usize) -> bool {
+        let secure = self.listeners[number].secure;
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listeners[number].accept(self.core.now) {
                 Accepted::Stream(stream) => {
                     if self.take_place() {
-                        self.admit(stream);
+                        self.admit(stream, secure);
                     } else {
                         self.core.metrics.refused_full.add(1);
-                        turn_away(stream);
+                        turn_away(stream, secure);
                     }
                 }
                 Accepted::TurnAway(stream) => {
                     self.core.metrics.refused_full.add(1);
-                    turn_away(stream);
+                    turn_away(stream, secure);
                     self.listeners[number].restock();
                 }
                 Accepted::Aborted => {}
@@ -67,19 +70,27 @@ impl Worker {
             && self.shared.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
-    fn admit(&mut self, stream: mio::net::TcpStream) {
+    fn admit(&mut self, socket: mio::net::TcpStream, secure: bool) {
         let now = self.core.now;
         let key = self.slots.next_key();
-        // Golden-ratio steps: neighbours get timers far apart.
-        let jitter = (key.generation.wrapping_mul(0x9E37_79B9) >> 24) as u8;
-        let mut entry = Entry::new(stream, Conn::new(now, &self.shared.limits, jitter));
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(entry.stream_mut(), key.token(), interest) {
-            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
-            self.core.metrics.accept_errors.add(1);
-            warn!(worker = self.index, %error, "cannot register a connection");
-            return;
-        }
+        let limits = if secure { &self.core.tls_limits } else { &self.core.limits };
+        let conn = Conn::new(now, limits, key.jitter());
+        let acceptor = self.acceptor.as_ref().filter(|_| secure);
+        let made = acceptor.map(Acceptor::accept).transpose().and_then(|tls| {
+            let mut stream = Stream::new(socket, tls);
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(stream.socket(), key.token(), interest)?;
+            Ok(Entry::new(stream, conn))
+        });
+        let mut entry = match made {
+            Ok(entry) => entry,
+            Err(error) => {
+                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                self.core.metrics.accept_errors.add(1);
+                warn!(worker = self.index, %error, "cannot register a connection");
+                return;
+            }
+        };
         entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.shared.limits));
         self.slots.insert(entry);
         self.core.metrics.accepted.add(1);
