@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::{Mode, RunArgs};
+use crate::cli::{Mode, OnOff, RunArgs};
 use crate::cohort::Cohorts;
 use crate::payload::{Format, Sizes};
 use crate::schedule::Arrival;
@@ -41,6 +41,10 @@ pub struct Config {
     pub target: Target,
     /// The path and query that are asked for.
     pub path: String,
+    /// Who may have signed the server's certificate; `None` for anybody.
+    pub cacert: Option<PathBuf>,
+    /// Whether connections take up the TLS sessions of earlier ones.
+    pub tls_resume: bool,
     /// What the connections do.
     pub mode: Mode,
     /// Connections.
@@ -108,6 +112,15 @@ impl Config {
     /// One line that names the flag and what to do.
     pub fn new(args: RunArgs, fresh_seed: u64) -> Result<Self, String> {
         let target = Target::parse(&args.url)?;
+        if target.secure && args.cacert.is_none() && !args.insecure {
+            return Err(format!(
+                "{}: whom to trust? Give --cacert FILE with the authority's certificate, or --insecure",
+                args.url
+            ));
+        }
+        if !target.secure && (args.cacert.is_some() || args.insecure) {
+            return Err("--cacert, --insecure: only with a wss:// URL".to_owned());
+        }
         let format = if args.text { Format::Text } else { Format::Binary };
         if (args.size.min as usize) < format.bytes_min() {
             return Err(format!(
@@ -167,6 +180,8 @@ impl Config {
         Ok(Self {
             path: target.path.clone().unwrap_or_else(|| default_path.to_owned()),
             target,
+            cacert: args.cacert,
+            tls_resume: args.tls_resume == OnOff::On,
             mode: args.mode,
             conns: args.conns,
             load,
@@ -201,7 +216,7 @@ impl Config {
 
     /// The whole URL, path included.
     pub fn url(&self) -> String {
-        format!("ws://{}{}", self.target.host, self.path)
+        format!("{}://{}{}", self.target.scheme(), self.target.host, self.path)
     }
 }
 
@@ -282,7 +297,8 @@ mod tests {
             ("--never-read 5", "--mode broadcast"),
             ("--mode broadcast -c 5 --never-read 5", "--never-read"),
             ("--mode broadcast -c 5 --never-read 2 --senders 4", "--senders"),
-            ("wss://h", "ws://"),
+            ("wss://h", "--cacert"),
+            ("ws://h --insecure", "wss://"),
         ] {
             let error = config(line).expect_err(line);
             assert!(error.contains(flag) && !error.contains('\n'), "{error}");

@@ -72,14 +72,23 @@ impl<C: Side> Stream<C> {
     /// # Errors
     /// The socket's, and those of [`Tls::read`].
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Input> {
-        match &mut self.tls {
+        self.read_at_most(buffer, usize::MAX)
+    }
+
+    /// Reads once, at most so many bytes off the socket.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_at_most(&mut self, buffer: &mut [u8], most: usize) -> io::Result<Input> {
+        let Some(tls) = &mut self.tls else {
+            let room = most.min(buffer.len());
             // epoll(7): a read that returns less than asked for has emptied a stream socket.
-            None => Ok(match self.socket.read(buffer)? {
+            return Ok(match self.socket.read(&mut buffer[..room])? {
                 0 => Input::Eof,
-                len => Input::Bytes { len, emptied: len < buffer.len() },
-            }),
-            Some(tls) => tls.read(&mut self.socket, buffer),
-        }
+                len => Input::Bytes { len, emptied: len < room },
+            });
+        };
+        tls.read(&mut self.socket, buffer, most)
     }
 
     /// Ends our side: nothing may be written any more.

@@ -82,7 +82,7 @@ impl<C> Tls<C> {
         match self.0 {}
     }
 
-    pub fn read<S>(&mut self, _: &mut S, _: &mut [u8]) -> io::Result<Input> {
+    pub fn read<S>(&mut self, _: &mut S, _: &mut [u8], _: usize) -> io::Result<Input> {
         match self.0 {}
     }
 

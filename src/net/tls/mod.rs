@@ -144,14 +144,19 @@ impl<C: Side> Tls<C> {
         self.closed
     }
 
-    /// Reads once and decrypts all that came into `plain`, which must be as long as the buffer for reading; answers
+    /// Reads once, at most `most` bytes, and decrypts all that came into `plain`, which must be as long as the buffer for reading; answers
     /// what TLS itself has to answer. No plaintext may mean that a record has not come whole, or that the handshake
     /// goes on.
     ///
     /// # Errors
     /// The socket's own; `InvalidData` where the peer breaks the rules of TLS, after the alert that says so;
     /// `UnexpectedEof` where the stream ends and the peer has not said that it does, because anybody could have cut it.
-    pub fn read(&mut self, socket: &mut (impl Read + Write), plain: &mut [u8]) -> io::Result<Input> {
+    pub fn read(
+        &mut self,
+        socket: &mut (impl Read + Write),
+        plain: &mut [u8],
+        most: usize,
+    ) -> io::Result<Input> {
         if self.peer_closed {
             return Ok(Input::Eof);
         }
@@ -160,12 +165,13 @@ impl<C: Side> Tls<C> {
         let Scratch { input, out, .. } = &mut *scratch.borrow_mut();
         let kept = self.held.len();
         input[..kept].copy_from_slice(&self.held);
-        let read = socket.read(&mut input[kept..])?;
+        let room = most.min(input.len() - kept);
+        let read = socket.read(&mut input[kept..][..room])?;
         if read == 0 {
             // A message that fills the buffer and has no end is no better than one that was cut.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let emptied = read < input.len() - kept;
+        let emptied = read < room;
         if C::ACCEPTS && !self.begun && input[0].is_ascii_uppercase() {
             self.plaintext = true;
             return Err(io::ErrorKind::InvalidData.into());
@@ -204,6 +210,9 @@ impl<C: Side> Tls<C> {
             return if progress { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
         }
         self.check()?;
+        if self.is_handshaking() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let scratch = Rc::clone(&self.scratch);
         let Scratch { plain, out, .. } = &mut *scratch.borrow_mut();
         let total: usize = slices.iter().map(|slice| slice.len()).sum();

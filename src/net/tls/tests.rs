@@ -125,7 +125,7 @@ impl Pair {
 fn read_all<C: Side>(tls: &mut Tls<C>, socket: &mut Socket, plain: &mut [u8]) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     loop {
-        match tls.read(socket, plain) {
+        match tls.read(socket, plain, usize::MAX) {
             Ok(Input::Bytes { len, .. }) => all.extend_from_slice(&plain[..len]),
             Ok(Input::Eof) => return Ok(all),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(all),
@@ -274,9 +274,12 @@ fn the_end_is_said_and_a_cut_is_an_error() {
     pair.server.close(&mut pair.far).expect("and nothing happens");
     pair.carry();
     let Pair { client, near, plain, .. } = &mut pair;
-    assert_eq!(client.read(near, plain).expect("a record"), Input::Bytes { len: 3, emptied: false });
+    assert_eq!(
+        client.read(near, plain, usize::MAX).expect("a record"),
+        Input::Bytes { len: 3, emptied: false }
+    );
     for _ in 0..2 {
-        assert_eq!(client.read(near, plain).expect("the end"), Input::Eof);
+        assert_eq!(client.read(near, plain, usize::MAX).expect("the end"), Input::Eof);
     }
 
     let mut pair = Pair::connected(false);

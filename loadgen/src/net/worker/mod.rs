@@ -10,19 +10,23 @@
 mod conns;
 mod marks;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
 use mio::{Events, Poll, Token};
+use wsd::net::tls::Scratch;
 
 use self::conns::Hands;
 use self::marks::{Marks, Usage};
 use super::control::{Board, Command, Counters, Done, Lazy, Report, Start};
 use super::dial::Dialer;
 use super::link::Link;
+use super::secure::Secure;
 use super::timer::Timer;
 use super::traffic::{Pace, Traffic};
 use crate::client::Offer;
@@ -57,6 +61,8 @@ pub struct Assignment {
     pub conns: u32,
     /// Where to.
     pub server: SocketAddr,
+    /// How to speak TLS, for `wss://`.
+    pub secure: Option<Secure>,
     /// Where from, by turns.
     pub sources: Vec<Option<IpAddr>>,
     /// What the connections ask for.
@@ -92,6 +98,8 @@ pub struct Worker {
     board: Board,
     links: Vec<Option<Link>>,
     buffer: Box<[u8]>,
+    /// What the TLS of all connections works in.
+    scratch: Rc<RefCell<Scratch>>,
     hands: Hands,
     /// Connections that read slowly, and when they read next.
     slow: Vec<u32>,
@@ -145,6 +153,7 @@ impl Worker {
             board,
             links,
             buffer,
+            scratch: Scratch::shared(READ_BYTES),
             hands,
             slow: Vec::new(),
             slow_next_ns: 0,
