@@ -529,3 +529,139 @@ fn certificates_are_renewed_without_losing_a_connection() {
     assert_eq!((metrics.tls_failed, metrics.closed_lost), (0, 0));
     assert_eq!(Running::echo(calm()).remote().reload_certificates(), Ok(false), "there is no TLS");
 }
+
+// The program.
+
+#[cfg(feature = "cli")]
+mod program {
+    use std::net::SocketAddr;
+    use std::path::Path;
+
+    use rustix::process::Signal;
+
+    use super::*;
+    use crate::common::program::{Program, run, wsd};
+    use crate::common::wait_until;
+
+    fn path(path: &Path) -> &str {
+        path.to_str().expect("UTF-8")
+    }
+
+    #[test]
+    fn what_is_wrong_is_one_line_with_the_flag_and_the_remedy() {
+        let authority = Authority::new();
+        let (certificate, key) = authority.issue("one", &["localhost"]);
+        let (_, other) = authority.issue("other", &["localhost"]);
+        let garbage =
+            authority.write("garbage", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
+        let hollow =
+            authority.write("hollow", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        let (certificate, key, other) = (path(&certificate), path(&key), path(&other));
+        for (args, words) in [
+            (&["--tls-cert", certificate][..], ["--tls-cert needs", "--tls-key"]),
+            (&["--tls-key", key], ["--tls-key needs", "--tls-cert"]),
+            (&["--tls-listen", "localhost:0"], ["--tls-listen needs", "--tls-cert"]),
+            (
+                &["--tls-cert", certificate, "--tls-cert", certificate, "--tls-key", key],
+                ["--tls-key", "for each"],
+            ),
+            (&["--tls-cert", "/nowhere", "--tls-key", key], ["--tls-cert /nowhere", "No such file"]),
+            (&["--tls-cert", certificate, "--tls-key", "/nowhere"], ["--tls-key /nowhere", "No such file"]),
+            (&["--tls-cert", certificate, "--tls-key", other], ["--tls-key", "is not the key of"]),
+            (&["--tls-cert", key, "--tls-key", key], ["--tls-cert", "no CERTIFICATE"]),
+            (&["--tls-cert", certificate, "--tls-key", certificate], ["--tls-key", "no PRIVATE KEY"]),
+            (&["--tls-cert", path(&garbage), "--tls-key", key], ["--tls-cert", "garbage"]),
+            (&["--tls-cert", path(&hollow), "--tls-key", key], ["--tls-cert", "hollow"]),
+        ] {
+            let output = run(wsd(args));
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{stderr}");
+            assert_eq!(stderr.lines().count(), 1, "{stderr}");
+            for word in words {
+                assert!(stderr.contains(word), "no `{word}` in: {stderr}");
+            }
+        }
+    }
+
+    /// A `wsd` on free ports, and where it speaks TLS.
+    fn serve(authority: &Authority) -> (Program, SocketAddr) {
+        let (certificate, key) = authority.issue("localhost", &["localhost"]);
+        let files =
+            ["--tls-cert", path(&certificate), "--tls-key", path(&key), "--tls-listen", "127.0.0.1:0"];
+        let program = Program::serve(&[&files[..], &["--threads", "2"]].concat());
+        let words = program.ready.split([' ', ',']);
+        let address = words.filter_map(|word| word.strip_prefix("https://")).next().expect("an address");
+        let address = address.parse().expect("an address");
+        (program, address)
+    }
+
+    #[test]
+    fn sighup_reloads_certificates_and_drops_nobody() {
+        let authority = Authority::new();
+        let (program, address) = serve(&authority);
+        let open = || {
+            let socket = TcpStream::connect(address).expect("the server accepts");
+            // Who takes up a session is not shown a certificate.
+            let config = authority.client(rustls::ALL_VERSIONS);
+            let mut client = Client::over_tls(socket, &config, "localhost");
+            client.handshake("/echo");
+            let certificate = client.tls().peer_certificates().expect("a certificate")[0].to_vec();
+            (client, certificate)
+        };
+        let (mut first, mut current) = open();
+        for round in 0..5 {
+            // Before each new pair a bad one, which changes nothing.
+            authority.write("localhost.crt", "no certificate");
+            program.signal(Signal::HUP);
+            first.send(text("still here"));
+            first.assert_text("still here");
+            assert_eq!(open().1, current, "round {round}");
+            authority.issue("localhost", &["localhost"]);
+            program.signal(Signal::HUP);
+            wait_until("the new certificate is in use", || open().1 != current);
+            current = open().1;
+        }
+        first.send(text("all the time"));
+        first.assert_text("all the time");
+        authority.write("localhost.crt", "no certificate");
+        program.signal(Signal::HUP);
+        program.signal(Signal::TERM);
+        first.assert_close(1001);
+        first.send(close(1001, b""));
+        let output = program.output();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        assert!(stderr.contains("the old ones stay") && stderr.contains("localhost.crt"), "{stderr}");
+    }
+
+    #[test]
+    fn an_idle_connection_costs_a_few_kibibytes() {
+        const COUNT: usize = 1_000;
+        let authority = Authority::new();
+        let (program, address) = serve(&authority);
+        let config = authority.client(&[&version::TLS13]);
+        let open = |count| -> Vec<_> {
+            let clients = (0..count).map(|_| {
+                let socket = TcpStream::connect(address).expect("the server accepts");
+                let mut client = Client::over_tls(socket, &config, "localhost");
+                client.handshake("/echo");
+                client.send(text("hi"));
+                client.assert_text("hi");
+                client
+            });
+            clients.collect()
+        };
+        let _warm = open(50);
+        let before = resident_bytes(program.pid());
+        let clients = open(COUNT);
+        let each = (resident_bytes(program.pid()).saturating_sub(before)) / COUNT;
+        assert!(each < 8 * 1024, "{each} bytes for each connection");
+        drop(clients);
+    }
+
+    fn resident_bytes(pid: u32) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("proc(5)");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("proc(5)") * 1024
+    }
+}

@@ -216,7 +216,14 @@ impl Worker {
                     After::Ready
                 });
             } else {
-                self.attend(key, |core, key, entry| core.readable(key, entry, eof_ahead));
+                self.attend(key, |core, key, entry| {
+                    // Those that have waited for their handshake are first.
+                    if entry.stream.is_handshaking() {
+                        entry.defer(eof_ahead);
+                        return After::Ready;
+                    }
+                    core.readable(key, entry, eof_ahead)
+                });
             }
         }
     }
