@@ -2,17 +2,20 @@
 
 mod drain;
 mod limits;
+mod tls;
 mod tools;
 mod values;
 
 use std::io::Write as _;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::builder::{ArgPredicate, PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use drain::DrainFlags;
 use limits::{DeflateFlags, LimitFlags};
+use tls::TlsFlags;
+pub(crate) use tls::certificate_line;
 use tools::Tool;
 use values::{Admin, admin_address, host_and_port, network, origin};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
@@ -45,9 +48,10 @@ pub(crate) struct Cli {
     listen_given: bool,
 
     /// Address to listen on; may be repeated. `localhost` is both loopback addresses. The default gives way to
-    /// sockets that systemd passes
+    /// sockets that systemd passes, and to --tls-cert
     #[arg(long, value_name = "HOST:PORT", env = "WSD_LISTEN", value_delimiter = ',',
-          default_value = "localhost:8080", value_parser = host_and_port)]
+          default_value = "localhost:8080", default_value_if("tls_cert", ArgPredicate::IsPresent, None),
+          value_parser = host_and_port)]
     listen: Vec<String>,
 
     /// Worker threads [default: one for each core]
@@ -114,6 +118,9 @@ pub(crate) struct Cli {
     /// Print every limit with the value in force, and exit
     #[arg(long)]
     print_limits: bool,
+
+    #[command(flatten)]
+    tls: TlsFlags,
 
     #[command(flatten)]
     limits: LimitFlags,
@@ -202,6 +209,7 @@ impl Cli {
 
     /// What no single flag can know to be wrong.
     fn checked(self) -> Result<Self, String> {
+        self.tls.check()?;
         if self.gap_notice.is_some() && self.slow_policy == PolicyName::Close {
             let why =
                 "nothing is dropped with --slow-policy close; choose drop-newest, drop-oldest or latest";
@@ -269,6 +277,7 @@ impl Cli {
         let limits = &self.limits;
         let mut config = Config {
             listen: self.listen.clone(),
+            tls: self.tls.config(),
             backlog: limits.backlog,
             max_conns: limits.max_conns.map(|max| max as usize),
             max_conns_per_ip: limits.max_conns_per_ip,

@@ -28,7 +28,10 @@ pub struct Limits {
     pub max_head: u32,
     /// Headers in a request, at most 128; more is answered with status 431.
     pub max_headers: u32,
-    /// From accept to the end of the request head, absolute: bytes that trickle in do not extend it.
+    /// From accept to the end of the TLS handshake, absolute. Then the time for the request begins.
+    pub tls_timeout: Duration,
+    /// From accept, or the end of the TLS handshake, to the end of the request head, absolute: bytes that trickle in do
+    /// not extend it.
     pub handshake_timeout: Duration,
     /// A connection that was silent for so long (plus or minus 10 %, so that connections made together are not
     /// pinged together) is sent a ping. Zero: no pings.
@@ -63,6 +66,7 @@ impl Default for Limits {
             message_rate: 0,
             max_head: 8 * 1024,
             max_headers: 64,
+            tls_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(10),
@@ -191,11 +195,62 @@ impl Default for Drain {
     }
 }
 
+/// TLS 1.2 and 1.3: where, and who we are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tls {
+    /// Addresses to listen on, as `HOST:PORT`.
+    pub listen: Vec<String>,
+    /// Clients that ask for a name get the first certificate for it (SNI), all others the first.
+    pub certificates: Vec<CertificateFiles>,
+}
+
+/// A certificate and its key, as PEM files. They are read at the start and when the certificates are reloaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertificateFiles {
+    /// The certificate, and behind it those of the authorities between it and a root.
+    pub certificate: PathBuf,
+    /// The private key (PKCS #8, PKCS #1 or SEC 1), not encrypted.
+    pub key: PathBuf,
+}
+
+/// Why certificates cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CertificateError {
+    /// The file of a certificate.
+    Certificate {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file of a key.
+    Key {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl fmt::Display for CertificateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate { file, problem } => write!(f, "certificate {}: {problem}", file.display()),
+            Self::Key { file, problem } => write!(f, "key {}: {problem}", file.display()),
+        }
+    }
+}
+
+impl std::error::Error for CertificateError {}
+
 /// How a server is laid out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
     /// Addresses to listen on, as `HOST:PORT`; a host name stands for all its addresses.
     pub listen: Vec<String>,
+    /// TLS, on addresses of its own; `None` for no TLS.
+    pub tls: Option<Tls>,
     /// Worker threads; each has its own loop, listener and connections. 0: one for each core.
     pub threads: usize,
     /// Connections that wait to be accepted, per listener and thread.
@@ -231,6 +286,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec!["localhost:8080".to_owned()],
+            tls: None,
             threads: 0,
             backlog: 4096,
             max_conns: None,

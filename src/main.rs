@@ -30,13 +30,18 @@ fn main() -> ExitCode {
         Err(error @ RunError::Start(StartError::Route(_) | StartError::Setting(_))) => {
             fail(EXIT_USAGE, &format!("wsd: {error}; see wsd --help"))
         }
+        Err(RunError::Start(StartError::Certificate(error))) => {
+            fail(EXIT_USAGE, &cli::certificate_line(&error))
+        }
         Err(error) => fail(EXIT_SYSTEM, &format!("wsd: {error}")),
     }
 }
 
 /// The one line that says: ready.
 fn announce(handle: &Handle) {
-    let urls: Vec<String> = handle.addresses().iter().map(|address| format!("http://{address}")).collect();
+    let plain = handle.addresses().iter().map(|address| format!("http://{address}"));
+    let secure = handle.tls_addresses().iter().map(|address| format!("https://{address}"));
+    let urls: Vec<String> = plain.chain(secure).collect();
     let threads = handle.threads();
     let plural = if threads == 1 { "" } else { "s" };
     let mut line = format!("wsd ready on {}, {threads} thread{plural}, {}", urls.join(" "), handle.ceiling());

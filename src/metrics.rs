@@ -117,15 +117,23 @@ metrics! {
     handshakes_rejected,
     /// Connections that never finished their request in time.
     handshakes_timed_out,
+    /// Handshakes of TLS that were completed, before anything of HTTP.
+    tls_handshakes,
+    /// Of those, the ones that took up an earlier session.
+    tls_resumed,
+    /// Handshakes of TLS that failed: no TLS at all, no version or cipher in common, or given up by the client.
+    tls_failed,
+    /// Handshakes of TLS that were not completed in time.
+    tls_timed_out,
     /// Messages received.
     messages_in,
-    /// Bytes received, frames and handshakes included.
+    /// Bytes received, frames and handshakes included, without what TLS adds.
     bytes_in,
     /// Messages that apps published. What is published from outside the workers is counted where it is due.
     published,
     /// Messages due to connections: what apps sent, and one for each member of a topic that was published to.
     due,
-    /// Of those, messages that the kernel took whole.
+    /// Of those, messages that the kernel took whole; encrypted, where there is TLS.
     delivered,
     /// Of those, messages that wait in a queue now.
     queued,
@@ -149,7 +157,7 @@ metrics! {
     queue_memory_unshared,
     /// Bytes of memory that queues held at the last look: what several of them share counts once.
     queue_memory,
-    /// Bytes that the kernel took.
+    /// Bytes that the kernel took, without what TLS adds.
     bytes_out,
     /// Connections that the peer closed properly.
     closed_by_peer,

@@ -30,9 +30,10 @@ const NO_LAYER: [&str; 3] = ["lib", "main", "cli"];
 /// What belongs to the shell: a path that begins with, or contains, these segments, and the files it may be in.
 const LOOP: [&str; 2] = ["src/net/", "src/server"];
 const SHELL: [&str; 3] = ["src/net/", "src/server", "src/admin/"];
-const PLACES: [(&[&str], &[&str]); 7] = [
+const PLACES: [(&[&str], &[&str]); 8] = [
     (&["mio"], &LOOP),
     (&["socket2"], &LOOP),
+    (&["rustls"], &["src/net/"]),
     (&["std", "net"], &SHELL),
     (&["thread"], &SHELL),
     (&["Instant", "now"], &SHELL),
@@ -238,6 +239,7 @@ fn words_have_their_places() {
     assert_wrong("src/hub/mod.rs", "fn f() { std::thread::park(); }", 1, "thread");
     assert_wrong("src/app.rs", "use mio::Token;", 1, "mio");
     assert_wrong("src/main.rs", "use clap::Parser;", 1, "src/cli.rs");
+    assert_wrong("src/server/start.rs", "fn f(config: rustls::ServerConfig) {}", 1, "src/net/");
     assert_wrong("src/net/socket.rs", "fn f() { unsafe { g() } }", 1, "unsafe");
     assert_right(UNSAFE_PLACE, "#[expect(unsafe_code)] fn f() { unsafe { g() } }");
 }

@@ -19,7 +19,7 @@ use wsd::{App, Context, Deflate, Limits, Message, Server};
 
 /// Each flag of `--print-limits`, and the tests that hold what it says.
 #[rustfmt::skip]
-const HELD_BY: [(&str, &str); 64] = [
+const HELD_BY: [(&str, &str); 65] = [
     ("--max-conns", "tests/lifecycle.rs::the_ceiling_holds_at_the_limit_and_one_more"),
     ("--max-conns-per-ip", "tests/admission.rs::an_address_may_hold_so_many_connections_and_not_one_more"),
     ("--max-conns-per-ip", "src/net/addresses.rs::an_ipv6_network_of_64_bits_is_one_client"),
@@ -42,6 +42,7 @@ const HELD_BY: [(&str, &str); 64] = [
     ("--max-head", "tests/handshake.rs::h1_a_long_head_fed_byte_by_byte"),
     ("--max-headers", "tests/handshake.rs::h2_very_many_headers"),
     ("--max-headers", "tests/handshake.rs::h2_the_count_is_a_limit_of_its_own"),
+    ("--tls-timeout", "tests/tls.rs::h5_half_a_handshake_and_then_silence"),
     ("--handshake-timeout", "src/conn/tests.rs::the_handshake_deadline_is_absolute"),
     ("--handshake-timeout", "tests/handshake.rs::h4_bytes_that_trickle_in_do_not_extend_the_handshake"),
     ("--ping-interval", "src/conn/tests.rs::silence_is_answered_with_a_ping_and_then_with_the_end"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Reconnect;
-use crate::cli::{Mode, RunArgs};
+use crate::cli::{Mode, OnOff, RunArgs};
 use crate::cohort::Cohorts;
 use crate::connects::ConnectPace;
 use crate::lives::Lifetime;
@@ -51,6 +51,10 @@ pub struct Config {
     pub target: Target,
     /// The path and query that are asked for.
     pub path: String,
+    /// Who may have signed the server's certificate; `None` for anybody.
+    pub cacert: Option<PathBuf>,
+    /// Whether connections take up the TLS sessions of earlier ones.
+    pub tls_resume: bool,
     /// What the connections do.
     pub mode: Mode,
     /// Connections.
@@ -132,6 +136,15 @@ impl Config {
     /// One line that names the flag and what to do.
     pub fn new(args: RunArgs, fresh_seed: u64) -> Result<Self, String> {
         let target = Target::parse(&args.url)?;
+        if target.secure && args.cacert.is_none() && !args.insecure {
+            return Err(format!(
+                "{}: whom to trust? Give --cacert FILE with the authority's certificate, or --insecure",
+                args.url
+            ));
+        }
+        if !target.secure && (args.cacert.is_some() || args.insecure) {
+            return Err("--cacert, --insecure: only with a wss:// URL".to_owned());
+        }
         let format = match args.text {
             true => Format::Text,
             false if (args.size.min as usize) < Format::Binary.bytes_min() => Format::Compact,
@@ -205,6 +218,8 @@ impl Config {
         Ok(Self {
             path: target.path.clone().unwrap_or_else(|| default_path.to_owned()),
             target,
+            cacert: args.cacert,
+            tls_resume: args.tls_resume == OnOff::On,
             mode: args.mode,
             conns: args.conns,
             load,
@@ -259,7 +274,7 @@ impl Config {
 
     /// The whole URL, path included.
     pub fn url(&self) -> String {
-        format!("ws://{}{}", self.target.host, self.path)
+        format!("{}://{}{}", self.target.scheme(), self.target.host, self.path)
     }
 }
 
@@ -467,7 +482,8 @@ mod tests {
             ("--skip-sender", "--mode broadcast"),
             ("--mode broadcast --skip-sender --closed-loop 1", "--rate"),
             ("--mode broadcast --skip-sender -c 1", "--conns 2"),
-            ("wss://h", "ws://"),
+            ("wss://h", "--cacert"),
+            ("ws://h --insecure", "wss://"),
         ] {
             let error = config(line).expect_err(line);
             assert!(error.contains(flag) && !error.contains('\n'), "{error}");

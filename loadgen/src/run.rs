@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::coordinate::Coordinator;
 use crate::crew::Crew;
 use crate::launch::Launched;
+use crate::net::secure::Secure;
 use crate::net::worker::{Assignment, LEAVING_MAX};
 use crate::outcome::{connect_cost, summarize};
 use crate::plan::{Machine, Plan, Wish, local_ports};
@@ -111,7 +112,7 @@ pub fn execute(config: &Config, interrupted: &AtomicBool, out: &mut impl Write) 
     print(out, |out| table::plan(out, &plan))?;
 
     let before = config.server_pid.and_then(probe);
-    let crew = Crew::start(assignments(config, &plan, server))
+    let crew = Crew::start(assignments(config, &plan, server)?)
         .map_err(|error| Failure::Broken(format!("cannot start {} threads: {error}", plan.threads)))?;
     let progress = Progress::new(config.progress);
     let mut coordinator = Coordinator::new(config, interrupted, crew, progress);
@@ -198,7 +199,12 @@ pub fn machine() -> Result<Machine, Failure> {
     Ok(Machine { descriptors, private_tables, cores, ports: local_ports() })
 }
 
-fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignment> {
+fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Result<Vec<Assignment>, Failure> {
+    let secure = config
+        .target
+        .secure
+        .then(|| Secure::new(config.target.name(), config.cacert.as_deref(), config.tls_resume));
+    let secure = secure.transpose().map_err(Failure::Usage)?;
     let mut rng = fastrand::Rng::with_seed(config.seed);
     let run = rng.u64(..);
     let offer = Arc::new(Offer {
@@ -210,12 +216,13 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
         headers: config.headers.clone(),
         raw: config.raw,
     });
-    (0..plan.threads)
+    Ok((0..plan.threads)
         .map(|thread| Assignment {
             thread,
             threads: plan.threads,
             conns: plan.share(thread),
             server,
+            secure: secure.clone(),
             sources: plan.sources.clone(),
             offer: Arc::clone(&offer),
             connect_pace: config.connect_pace,
@@ -235,5 +242,5 @@ fn assignments(config: &Config, plan: &Plan, server: SocketAddr) -> Vec<Assignme
             run,
             seed: config.seed,
         })
-        .collect()
+        .collect())
 }

@@ -1,11 +1,13 @@
-//! The URL to load: `ws://host[:port][/path][?query]`.
+//! The URL to load: `ws://host[:port][/path][?query]`, or `wss://` for TLS.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 
 /// Where to connect and what to ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// As in the `Host` header: the port is left out where it is 80.
+    /// Whether to speak TLS.
+    pub secure: bool,
+    /// As in the `Host` header: the port is left out where it is the scheme's own.
     pub host: String,
     /// Path and query; `None` where the URL has neither.
     pub path: Option<String>,
@@ -19,12 +21,15 @@ impl Target {
     /// # Errors
     /// One line that says what is wrong and what to write instead.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let rest = match url.split_once("://") {
-            Some(("ws", rest)) => rest,
-            Some(("wss", _)) => return Err(format!("{url}: TLS is not supported: give a ws:// URL")),
-            Some((scheme, _)) => return Err(format!("{url}: the scheme is {scheme}: give a ws:// URL")),
-            None => url,
+        let (secure, rest) = match url.split_once("://") {
+            Some(("ws", rest)) => (false, rest),
+            Some(("wss", rest)) => (true, rest),
+            Some((scheme, _)) => {
+                return Err(format!("{url}: the scheme is {scheme}: give a ws:// or wss:// URL"));
+            }
+            None => (false, url),
         };
+        let default_port = default_port(secure);
         let rest = rest.split('#').next().unwrap_or_default();
         let at = rest.find(['/', '?']).unwrap_or(rest.len());
         let (host, path) = rest.split_at(at);
@@ -43,7 +48,7 @@ impl Target {
                 .ok()
                 .filter(|port: &u16| *port > 0)
                 .ok_or_else(|| format!("{url}: {port} is no port"))?,
-            None => 80,
+            None => default_port,
         };
         let name = host[bracket..].rfind(':').map_or(host, |at| &host[..bracket + at]);
         if name.is_empty()
@@ -51,14 +56,28 @@ impl Target {
         {
             return Err(format!("{url}: no host name: give ws://HOST:PORT/PATH"));
         }
-        let host = if port == 80 { name.to_owned() } else { format!("{name}:{port}") };
-        Ok(Self { host, path, authority: format!("{name}:{port}") })
+        let host = if port == default_port { name.to_owned() } else { format!("{name}:{port}") };
+        Ok(Self { secure, host, path, authority: format!("{name}:{port}") })
     }
 
     /// Turns to another server with the same path.
     pub fn set_address(&mut self, address: SocketAddr) {
         self.authority = address.to_string();
-        self.host = if address.port() == 80 { address.ip().to_string() } else { address.to_string() };
+        self.host = if address.port() == default_port(self.secure) {
+            address.ip().to_string()
+        } else {
+            address.to_string()
+        };
+    }
+
+    /// The host without its port: what its certificate must be for.
+    pub fn name(&self) -> &str {
+        self.authority.rsplit_once(':').map_or(&*self.authority, |(name, _)| name)
+    }
+
+    /// The URL's scheme.
+    pub const fn scheme(&self) -> &'static str {
+        if self.secure { "wss" } else { "ws" }
     }
 
     /// Looks the host up. An IPv4 address wins, because loopback has sixteen million source addresses in IPv4
@@ -73,6 +92,10 @@ impl Target {
         found.sort_by_key(SocketAddr::is_ipv6);
         found.first().copied().ok_or_else(|| format!("{}: the name has no address", self.authority))
     }
+}
+
+const fn default_port(secure: bool) -> u16 {
+    if secure { 443 } else { 80 }
 }
 
 #[cfg(test)]
@@ -93,12 +116,15 @@ mod tests {
         assert_eq!(parts("ws://example.org?a"), ("example.org".into(), some("/?a")));
         assert_eq!(parts("ws://[::1]:9000/echo#x"), ("[::1]:9000".into(), some("/echo")));
         assert_eq!(parts("ws://[::1]/echo"), ("[::1]".into(), some("/echo")));
+        assert_eq!(parts("wss://a"), ("a".into(), None));
+        assert_eq!(parts("wss://a:80/b"), ("a:80".into(), some("/b")));
+        let target = Target::parse("wss://[::1]/echo").expect("sound");
+        assert_eq!((target.name(), target.authority.as_str(), target.secure), ("[::1]", "[::1]:443", true));
     }
 
     #[test]
     fn bad_urls_name_the_remedy() {
         for (url, part) in [
-            ("wss://a", "ws://"),
             ("http://a", "ws://"),
             ("ws://", "HOST"),
             ("ws://a:0", "port"),

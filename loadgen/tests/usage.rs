@@ -15,7 +15,7 @@ fn bad_flags_are_one_line() {
         ("--mode idle --rate 5", ["--rate", "leave it out"]),
         ("--rate 5 --closed-loop 5", ["--rate", "--closed-loop"]),
         ("--durations 5s", ["--durations", "--duration"]),
-        ("wss://localhost", ["TLS", "ws://"]),
+        ("wss://localhost", ["--cacert", "--insecure"]),
         ("--conns 4000000", ["--conns", "lower --conns"]),
         ("--json /nowhere/x.json", ["--json", "No such file"]),
         ("compare /nowhere/a.hlog /nowhere/b.hlog", ["/nowhere/a.hlog", "No such file"]),

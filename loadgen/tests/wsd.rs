@@ -184,3 +184,34 @@ fn idle_connections_stay() {
     assert!(out.contains("server  cpu ") && !out.contains("reach"), "{out}");
     server.shutdown().expect("stopped");
 }
+
+/// The same over TLS, whose certificate has to be known or is let pass, and with sessions that are taken up again.
+#[test]
+fn everything_over_tls() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("random numbers");
+    let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    std::fs::write(&cert, pair.cert.pem()).expect("writable");
+    std::fs::write(&key, pair.signing_key.serialize_pem()).expect("writable");
+    let builder = Server::builder().listen("127.0.0.1:0").threads(2).tls("127.0.0.1:0", &cert, &key);
+    let builder = builder.route("/chat", Broadcast::by_path).route("/echo", Echo::default);
+    let server = builder.start().expect("a free port");
+    let url = format!("wss://localhost:{}", server.tls_addresses()[0].port());
+    let trust = format!("--cacert {}", cert.display());
+    let (out, value) =
+        measure(&url, &format!("{trust} --conns 50 --rate 500 --duration 1s --size 64..40000"));
+    assert_eq!(value["response_us"]["n"], 500, "{out}");
+    assert_eq!(
+        (&value["integrity"]["lost"], &value["integrity"]["corrupt"]),
+        (&json!(0), &json!(0)),
+        "{out}"
+    );
+    assert_eq!(server.metrics().tls_resumed, 0);
+    let line = "--insecure --tls-resume on --mode broadcast --conns 300 --senders 3 --rate 30 --duration 1s";
+    let (out, value) = measure(&url, line);
+    assert_eq!(value["fanout"]["received"], 9_000, "{out}");
+    let metrics = server.metrics();
+    assert_eq!((metrics.tls_handshakes, metrics.tls_failed), (350, 0));
+    assert!(metrics.tls_resumed > 0, "{metrics:?}");
+    server.shutdown().expect("stopped");
+}

@@ -66,7 +66,11 @@ pub(super) struct LimitFlags {
           value_parser = clap::value_parser!(u32).range(1..=128))]
     max_headers: u32,
 
-    /// From accept to the end of the request, however it trickles in
+    /// From accept to the end of the TLS handshake, however it trickles in
+    #[arg(long, value_name = "TIME", env = "WSD_TLS_TIMEOUT", default_value = "5s", value_parser = time)]
+    tls_timeout: Duration,
+
+    /// From accept, or the end of the TLS handshake, to the end of the request, however it trickles in
     #[arg(long, value_name = "TIME", env = "WSD_HANDSHAKE_TIMEOUT", default_value = "5s", value_parser = time)]
     handshake_timeout: Duration,
 
@@ -147,6 +151,7 @@ impl LimitFlags {
             message_rate: self.message_rate,
             max_head: self.max_head,
             max_headers: self.max_headers,
+            tls_timeout: self.tls_timeout,
             handshake_timeout: self.handshake_timeout,
             ping_interval: self.ping_interval,
             pong_timeout: self.pong_timeout,

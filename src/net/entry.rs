@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
-use super::direct::Direct;
+use super::stream::Stream;
+use super::tls::TURNED_AWAY;
 use crate::app::Place;
 use crate::config::{Deflate, SlowPolicy};
 use crate::conn::{Conn, QueueRules, Sent};
@@ -22,7 +23,7 @@ use crate::proto::handshake::Response;
 /// One connection and its socket.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) conn: Conn,
     pub(super) place: Option<Rc<Place>>,
     /// Input that was read and has to wait, because the connection's share of the turn is used up.
@@ -89,7 +90,7 @@ pub(super) enum After {
 }
 
 impl Entry {
-    pub(super) fn new(stream: TcpStream, conn: Conn, now: Millis) -> Self {
+    pub(super) fn new(stream: Stream, conn: Conn, now: Millis) -> Self {
         Self {
             stream,
             conn,
@@ -104,10 +105,6 @@ impl Entry {
             leaving: false,
             timer_at: Millis::NEVER,
         }
-    }
-
-    pub(super) fn stream_mut(&mut self) -> &mut TcpStream {
-        &mut self.stream
     }
 
     /// The socket is readable, but has to wait.
@@ -151,7 +148,7 @@ impl Entry {
             pieces = &own;
         }
         metrics.due.add(u64::from(messages));
-        match self.conn.transmit_pieces(now, pieces, &mut Direct(&self.stream), rules, metrics) {
+        match self.conn.transmit_pieces(now, pieces, &mut self.stream, rules, metrics) {
             Ok(Sent::Accepted) if self.conn.has_backlog() => Delivered::Backlogged,
             Ok(Sent::Accepted) => Delivered::Taken,
             Ok(Sent::Overflow) => Delivered::Overflow,
@@ -173,12 +170,16 @@ pub(super) enum Delivered {
     Broken,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 176, "every connection pays for this");
+const _: () = assert!(size_of::<Entry>() <= 184, "every connection pays for this");
 
 /// Turns a connection away that there is no room for, so that its client knows why.
-pub(super) fn turn_away(mut stream: TcpStream, why: &Response) {
+pub(super) fn turn_away(mut stream: TcpStream, secure: bool, why: &Response) {
     let mut out = Vec::new();
-    why.encode(&mut out);
+    if secure {
+        out.extend(TURNED_AWAY);
+    } else {
+        why.encode(&mut out);
+    }
     // What is unread when a socket is closed makes the kernel reset the connection, and with it the answer.
     let _ = stream.read(&mut [0; 2048]);
     let _ = stream.write(&out);

@@ -42,9 +42,9 @@ impl Core {
             // The listener may be on all addresses, so it is the connection that says which one was used. It is asked
             // only where it matters.
             let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
-            let on_loopback = || {
+            let mut on_loopback = || {
                 client.is_none_or(is_loopback)
-                    && entry.stream.local_addr().is_ok_and(|address| is_loopback(address.ip()))
+                    && entry.stream.socket().local_addr().is_ok_and(|address| is_loopback(address.ip()))
             };
             if !(allowed(false) || allowed(true) && on_loopback()) {
                 self.metrics.handshakes_foreign_origin.add(1);
@@ -85,7 +85,8 @@ impl Core {
         self.metrics.opened.add(1);
         // Asked of the kernel only where somebody listens: no connection keeps its peer's address.
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let peer = entry.stream.peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string());
+            let peer =
+                entry.stream.socket().peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string());
             let path = entry.place.as_deref().map_or("", |place| &place.path);
             debug!(id = %self.id(key), path, peer, "open");
         }

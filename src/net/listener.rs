@@ -110,6 +110,8 @@ pub(crate) struct Listener {
     inherited: bool,
     /// Whether connections came since the last rotation.
     taken: bool,
+    /// Whether its connections speak TLS.
+    pub(crate) secure: bool,
     /// Kept to be given up when there is no other descriptor: with it a connection can be taken off the queue and
     /// turned away. On an edge-triggered listener a connection left in the queue is silence for good.
     reserve: Option<std::fs::File>,
@@ -133,12 +135,12 @@ pub(crate) enum Accepted {
 
 impl Listener {
     /// Listens on `address`, together with every other worker.
-    pub(crate) fn open(address: SocketAddr, backlog: u32) -> io::Result<Self> {
+    pub(crate) fn open(address: SocketAddr, secure: bool, backlog: u32) -> io::Result<Self> {
         let socket = bind(address, true)?;
         set_options(&socket)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let socket = TcpListener::from_std(socket.into());
-        Ok(Self { socket, inherited: false, taken: false, reserve: open_reserve(), retry: None })
+        Ok(Self { socket, secure, inherited: false, taken: false, reserve: open_reserve(), retry: None })
     }
 
     /// Accepts from a socket that listens already, by a descriptor of our own. Its queue is one for all who hold it.
@@ -146,7 +148,14 @@ impl Listener {
         let socket = Socket::from(socket.try_clone()?);
         set_options(&socket)?;
         let socket = TcpListener::from_std(socket.into());
-        Ok(Self { socket, inherited: true, taken: false, reserve: open_reserve(), retry: None })
+        Ok(Self {
+            socket,
+            secure: false,
+            inherited: true,
+            taken: false,
+            reserve: open_reserve(),
+            retry: None,
+        })
     }
 
     /// Asks for events. Of those who share a socket one connection wakes one, not all.
@@ -256,7 +265,7 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_the_options_of_their_listener() {
         let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");
-        let mut listener = Listener::open(taken[0], 16).expect("held for us");
+        let mut listener = Listener::open(taken[0], false, 16).expect("held for us");
         let _client = std::net::TcpStream::connect(taken[0]).expect("it listens");
         let stream = loop {
             match listener.accept(Millis(0)) {
@@ -274,7 +283,7 @@ mod tests {
     #[test]
     fn a_port_where_somebody_listens_is_taken_even_with_reuse_port() {
         let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");
-        let _listener = Listener::open(taken[0], 16).expect("held for us");
+        let _listener = Listener::open(taken[0], false, 16).expect("held for us");
         let error = reserve(&taken).expect_err("somebody listens");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::inspect::Inspection;
+use super::tls::ServerConfig;
 use crate::hub::batch::Batch;
 
 /// A message to a worker.
@@ -23,6 +24,8 @@ pub(crate) enum Mail {
     Inspect(Inspection),
     /// Let the connections go, bit by bit, and end.
     Drain,
+    /// Accept with these certificates from now on.
+    Certificates(ServerConfig),
     /// Stop accepting, close every connection, and end.
     Shutdown,
     /// Nothing but a turn of the loop, as a sign of life.

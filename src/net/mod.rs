@@ -8,6 +8,9 @@
 //! | `direct.rs` | reading and writing by system calls of our own |
 //! | `handshake.rs` | a whole request head: a page, a refusal, or the way to an app |
 //! | `calls.rs` | calling an app, and carrying out what it orders |
+//! | [`stream`] | a socket, and its TLS if it has one |
+//! | [`tls`] | TLS over a socket, without buffers of its own; certificates |
+//! | `secure.rs` | the handshake of TLS on a connection |
 //! | `listener.rs` | binding, accepting, running out of descriptors |
 //! | `mailbox.rs` | what workers say to each other |
 //! | `pace.rs`, `addresses.rs` | how many are accepted: each second, and from one address |
@@ -32,7 +35,14 @@ pub(crate) mod pace;
 pub mod probe;
 mod proxied;
 mod quotas;
+mod secure;
 mod slots;
 mod socket;
+pub mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls_absent.rs"]
+pub mod tls;
 mod wheel;
 pub(crate) mod worker;

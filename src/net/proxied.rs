@@ -20,7 +20,7 @@ impl Core {
     /// It is looked at in the socket until it is whole, so that nothing has to be kept of it; the time for the
     /// handshake is its time too.
     pub(super) fn read_proxy_header(&mut self, key: Key, entry: &mut Entry) -> After {
-        let seen = match entry.stream.peek(&mut self.buffer[..PROXY_HEADER_MAX]) {
+        let seen = match entry.stream.socket().peek(&mut self.buffer[..PROXY_HEADER_MAX]) {
             Ok(0) => return After::Drop,
             Ok(seen) => seen,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return After::Wait,
@@ -32,7 +32,7 @@ impl Core {
             Ok(Status::Partial) => After::Wait,
             Ok(Status::Complete((len, client))) => {
                 // It is all there: it was just seen.
-                if entry.stream.read_exact(&mut self.buffer[..len]).is_err() {
+                if entry.stream.socket().read_exact(&mut self.buffer[..len]).is_err() {
                     return After::Drop;
                 }
                 entry.proxied = false;

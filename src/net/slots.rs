@@ -20,6 +20,11 @@ impl Key {
         Token((self.generation as usize) << 32 | self.slot as usize)
     }
 
+    /// Golden-ratio steps: neighbours get numbers far apart, and so timers.
+    pub(crate) fn jitter(self) -> u8 {
+        (self.generation.wrapping_mul(0x9E37_79B9) >> 24) as u8
+    }
+
     /// The key in a token; generation 0 where it is no connection's.
     pub(crate) fn from_token(token: Token) -> Self {
         Self { slot: token.0 as u32, generation: (token.0 >> 32) as u32 }

@@ -1,16 +1,15 @@
 //! What happens on one connection's socket: reading, deadlines, writing.
 
-use std::io::{self, Read as _};
-use std::net::Shutdown;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use tracing::debug;
 
-use super::direct::Direct;
 use super::drain::Farewell;
 use super::entry::{After, Delivered, Entry, Workbench};
 use super::quotas::Quotas;
 use super::slots::Key;
+use super::stream::Input;
 use super::worker::Shared;
 use crate::app::{App, Orders, Places};
 use crate::config::{Deflate, Limits, Origins};
@@ -43,6 +42,8 @@ pub(super) struct Core {
     /// The same moment, for what is measured.
     pub(super) turn_began: Micros,
     pub(super) limits: Limits,
+    /// For connections whose TLS handshake is under way: what is different is how long they have.
+    pub(super) tls_limits: Limits,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) router: Arc<Router>,
     pub(super) pages: Arc<[Page]>,
@@ -61,6 +62,8 @@ pub(super) struct Core {
     /// Whom to tell what when a drain closes it.
     pub(super) drain: Farewell,
     pub(super) state: Arc<SharedState>,
+    /// Steps of TLS handshakes in this turn.
+    pub(super) handshakes: u32,
     pub(super) stopping: bool,
 }
 
@@ -71,6 +74,7 @@ impl Core {
             now: Millis(0),
             turn_began: Micros(0),
             limits: shared.limits.clone(),
+            tls_limits: Limits { handshake_timeout: shared.limits.tls_timeout, ..shared.limits.clone() },
             metrics: Arc::clone(&shared.metrics[usize::from(worker)]),
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
@@ -86,6 +90,7 @@ impl Core {
             quotas: Quotas::new(&shared.limits, &shared.proxies, &shared.addresses),
             drain: Farewell::new(&shared.drain),
             state: Arc::clone(&shared.state),
+            handshakes: 0,
             stopping: false,
         }
     }
@@ -99,6 +104,9 @@ impl Core {
                 after => return after,
             }
         }
+        if entry.stream.is_handshaking() {
+            return self.secure(key, entry);
+        }
         if entry.conn.pauses_reading(&self.limits) {
             return After::Wait;
         }
@@ -111,17 +119,19 @@ impl Core {
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         let after = loop {
-            match Direct(&entry.stream).read(&mut buffer) {
-                Ok(0) => {
+            match entry.stream.read(&mut buffer) {
+                Ok(Input::Eof) => {
                     entry.unread = false;
                     if let Some(ended) = entry.conn.receive_eof() {
                         self.ended(key, entry, &ended);
                     }
                     break self.settle(key, entry);
                 }
-                Ok(len) => {
+                Ok(Input::Bytes { len, emptied }) => {
                     self.metrics.bytes_in.add(len as u64);
-                    self.input(key, entry, &mut buffer[..len]);
+                    if len > 0 {
+                        self.input(key, entry, &mut buffer[..len]);
+                    }
                     let after = self.settle(key, entry);
                     if after == After::Drop {
                         break after;
@@ -131,11 +141,11 @@ impl Core {
                     }
                     // epoll(7): a read that returns less than asked for has emptied a stream socket; new bytes
                     // make a new event. A known end of the stream makes none.
-                    if len < READ_BYTES && !entry.eof_ahead {
+                    if emptied && !entry.eof_ahead {
                         entry.unread = false;
                         break After::Wait;
                     }
-                    if len == READ_BYTES {
+                    if !emptied {
                         break if entry.conn.pauses_reading(&self.limits) {
                             After::Wait
                         } else {
@@ -157,7 +167,12 @@ impl Core {
 
     /// The socket takes bytes again.
     pub(super) fn writable(&mut self, key: Key, entry: &mut Entry) -> After {
-        if entry.conn.flush(self.now, &mut Direct(&entry.stream), &self.limits, &self.metrics).is_err() {
+        match entry.stream.flush() {
+            Err(error) if entry.stream.is_handshaking() => return self.insecure(key, entry, &error),
+            Err(_) => return self.broken(key, entry),
+            Ok(()) => {}
+        }
+        if entry.conn.flush(self.now, &mut entry.stream, &self.limits, &self.metrics).is_err() {
             return self.broken(key, entry);
         }
         let after = self.settle(key, entry);
@@ -168,6 +183,9 @@ impl Core {
 
     /// A deadline may have passed.
     pub(super) fn timeout(&mut self, key: Key, entry: &mut Entry) -> After {
+        if entry.stream.is_handshaking() {
+            return self.secure_timeout(entry);
+        }
         let handshaking = entry.conn.is_handshaking();
         let rules = &self.rules[usize::from(entry.app)];
         if entry.conn.is_open() && self.quotas.expires_at(key.slot) <= self.now {
@@ -202,6 +220,10 @@ impl Core {
 
     /// The server stops: closes the connection behind what is queued for it.
     pub(super) fn stop(&mut self, key: Key, entry: &mut Entry) -> After {
+        if entry.stream.is_handshaking() {
+            self.metrics.tls_failed.add(1);
+            return After::Drop;
+        }
         if entry.conn.is_handshaking() {
             Response::text(503, "the server is stopping\n").encode(&mut self.orders.reply);
             entry.conn.finish(self.now, &self.limits);
@@ -235,6 +257,7 @@ impl Core {
 
     /// The connection is gone: what was never sent is counted, and its place given up.
     pub(super) fn bury(&mut self, key: Key, entry: &mut Entry) {
+        entry.stream.farewell();
         let dropped = entry.conn.abandon(&self.metrics);
         self.quotas.bury(key.slot);
         self.metrics.dropped_closed.add(u64::from(dropped));
@@ -250,7 +273,7 @@ impl Core {
         ConnId { worker: self.worker, slot: key.slot, generation: key.generation }
     }
 
-    fn input(&mut self, key: Key, entry: &mut Entry, input: &mut [u8]) {
+    pub(super) fn input(&mut self, key: Key, entry: &mut Entry, input: &mut [u8]) {
         let mut at = 0;
         if entry.conn.is_handshaking() {
             match entry.conn.receive_head(input, &self.limits) {
@@ -318,13 +341,12 @@ impl Core {
     }
 
     /// Sends what was written for this connection, and does what its state asks for.
-    fn settle(&mut self, key: Key, entry: &mut Entry) -> After {
+    pub(super) fn settle(&mut self, key: Key, entry: &mut Entry) -> After {
         if !self.orders.reply.is_empty() {
             let mut reply = std::mem::take(&mut self.orders.reply);
             let messages = std::mem::take(&mut self.orders.reply_messages);
             self.metrics.due.add(u64::from(messages));
-            let mut socket = Direct(&entry.stream);
-            let sent = entry.conn.transmit(self.now, &reply, messages, &mut socket, &self.metrics);
+            let sent = entry.conn.transmit(self.now, &reply, messages, &mut entry.stream, &self.metrics);
             reply.clear();
             reply.shrink_to(REPLY_BYTES);
             self.orders.reply = reply;
@@ -337,7 +359,7 @@ impl Core {
                 Step::Keep => return After::Wait,
                 Step::Drop => return After::Drop,
                 Step::ShutdownWrite => {
-                    if entry.stream.shutdown(Shutdown::Write).is_err() {
+                    if entry.stream.shutdown_write().is_err() {
                         return After::Drop;
                     }
                 }

@@ -28,7 +28,8 @@ use super::listener::Listener;
 use super::mailbox::{Mail, Mailbox};
 use super::pace::Pace;
 use super::slots::{Key, Slots};
-use super::socket::Core;
+use super::socket::{Core, READ_BYTES};
+use super::tls::{Acceptor, Certificates, ServerConfig};
 use super::wheel::Wheel;
 use crate::config::{Deflate, Drain, Limits, Origins, Proxies, RouteOptions};
 use crate::conn::QueueRules;
@@ -82,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) queue_total: u64,
     /// Whether the log says that there were too many.
     pub(crate) memory_warned: AtomicBool,
+    /// Where certificates come from, if there is a listener that needs them.
+    pub(crate) certificates: Option<Certificates>,
     /// Connections held by all workers.
     pub(crate) connections: AtomicUsize,
     /// Connections that all workers together may hold.
@@ -121,12 +124,22 @@ impl Shared {
     }
 }
 
+/// Where a server listens.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoints {
+    pub(crate) all: Vec<SocketAddr>,
+    /// How many of them speak no TLS; those come first.
+    pub(crate) plain: usize,
+}
+
 /// One worker, on its own thread. Not `Send`: its sockets exist in this thread's descriptor table alone.
 pub(crate) struct Worker {
     index: usize,
     shared: Arc<Shared>,
     poll: Poll,
     listeners: Vec<Listener>,
+    /// Makes the TLS of connections that are to have it.
+    acceptor: Option<Acceptor>,
     slots: Slots<Entry>,
     core: Core,
     wheel: Wheel,
@@ -158,15 +171,16 @@ impl Worker {
     pub(crate) fn open(
         index: usize,
         shared: Arc<Shared>,
-        addresses: &[SocketAddr],
+        endpoints: &Endpoints,
+        config: Option<ServerConfig>,
         table_max: usize,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mailbox = shared.mailboxes[index].as_raw_fd();
         poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
-        let mut listeners = Vec::with_capacity(addresses.len());
-        for &address in addresses {
-            listeners.push(Listener::open(address, shared.backlog)?);
+        let mut listeners = Vec::with_capacity(endpoints.all.len());
+        for (number, &address) in endpoints.all.iter().enumerate() {
+            listeners.push(Listener::open(address, number >= endpoints.plain, shared.backlog)?);
         }
         for socket in &shared.inherited {
             listeners.push(Listener::inherit(socket)?);
@@ -183,6 +197,7 @@ impl Worker {
             shared,
             poll,
             listeners,
+            acceptor: config.map(|config| Acceptor::new(config, READ_BYTES)),
             slots: Slots::new(),
             core,
             wheel: Wheel::new(),
@@ -215,6 +230,7 @@ impl Worker {
                 Err(error) => return Err(error),
             }
             self.begin_turn();
+            self.core.handshakes = 0;
             self.watch_memory();
             self.backlogged = self.is_backlogged();
             for event in &events {
@@ -300,12 +316,13 @@ impl Worker {
             return;
         }
         if event.is_writable() {
-            self.attend(
-                key,
-                |core, key, entry| {
-                    if entry.conn.has_backlog() { core.writable(key, entry) } else { After::Wait }
-                },
-            );
+            self.attend(key, |core, key, entry| {
+                if entry.conn.has_backlog() || entry.stream.is_pending() {
+                    core.writable(key, entry)
+                } else {
+                    After::Wait
+                }
+            });
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             let eof_ahead = event.is_read_closed() || event.is_error();
@@ -315,7 +332,14 @@ impl Worker {
                     After::Ready
                 });
             } else {
-                self.attend(key, |core, key, entry| core.readable(key, entry, eof_ahead));
+                self.attend(key, |core, key, entry| {
+                    // Those that have waited for their handshake are first.
+                    if entry.stream.is_handshaking() {
+                        entry.defer(eof_ahead);
+                        return After::Ready;
+                    }
+                    core.readable(key, entry, eof_ahead)
+                });
             }
         }
     }
@@ -354,6 +378,11 @@ impl Worker {
                 Mail::Publish { topic, batch } => self.core.hub.receive(&topic, batch),
                 Mail::Inspect(inspection) => self.inspections.push_back(inspection),
                 Mail::Drain => self.drain(),
+                Mail::Certificates(config) => {
+                    if let Some(acceptor) = &mut self.acceptor {
+                        acceptor.renew(config);
+                    }
+                }
                 Mail::Shutdown => self.stop(),
                 Mail::Nudge => {}
             }

@@ -1,6 +1,7 @@
 //! A server that is being put together.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::service::Service;
@@ -8,6 +9,7 @@ use super::signals;
 use super::start::start;
 use super::{Handle, RunError, StartError};
 use crate::app::App;
+use crate::config::CertificateFiles;
 use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins};
 use crate::config::{QueueTotal, RouteOptions};
 use crate::http::Page;
@@ -73,6 +75,20 @@ impl Builder {
         self.listeners.extend(sockets);
         self.service = Some(service);
         Ok(self)
+    }
+
+    /// Also listens on this `HOST:PORT` with TLS. The certificate and its key are PEM files.
+    #[must_use]
+    pub fn tls(
+        mut self,
+        address: impl Into<String>,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        let tls = self.config.tls.get_or_insert_default();
+        tls.listen.push(address.into());
+        tls.certificates.push(CertificateFiles { certificate: certificate.into(), key: key.into() });
+        self
     }
 
     /// Worker threads, instead of one for each core.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::config::AdminAddress;
+use crate::config::{AdminAddress, CertificateError};
 use crate::route::InvalidRoute;
 
 /// Why a server did not start.
@@ -14,6 +14,8 @@ pub enum StartError {
     Route(InvalidRoute),
     /// A setting out of its range.
     Setting(&'static str),
+    /// A certificate or a key that cannot be used.
+    Certificate(CertificateError),
     /// An address that cannot be listened on.
     Listen(String, io::Error),
     /// An address that the admin listener cannot have.
@@ -27,6 +29,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Route(error) => error.fmt(f),
             Self::Setting(what) => f.write_str(what),
+            Self::Certificate(error) => error.fmt(f),
             Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
                 write!(f, "cannot listen on {address}: another program listens there")
             }

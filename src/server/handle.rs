@@ -9,11 +9,11 @@ use std::thread::JoinHandle;
 use super::Ceiling;
 use super::watch::Watch;
 use crate::admin::Admin;
-use crate::config::AdminAddress;
+use crate::config::{AdminAddress, CertificateError};
 use crate::hub::batch::{Batch, Stamp};
 use crate::metrics::{Metrics, NO_ROUTE, RouteMetrics};
 use crate::net::mailbox::Mail;
-use crate::net::worker::Shared;
+use crate::net::worker::{Endpoints, Shared};
 use crate::proto::{Frame, Message};
 use crate::state::State;
 
@@ -22,7 +22,7 @@ use crate::state::State;
 pub struct Handle {
     pub(super) shared: Arc<Shared>,
     pub(super) threads: Vec<JoinHandle<io::Result<()>>>,
-    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) addresses: Endpoints,
     pub(super) ceiling: Ceiling,
     pub(super) admin: Option<Admin>,
     pub(super) watch: Option<Watch>,
@@ -35,9 +35,14 @@ pub struct Remote {
 }
 
 impl Handle {
-    /// The addresses that are listened on.
+    /// The addresses that are listened on without TLS.
     pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+        &self.addresses.all[..self.addresses.plain]
+    }
+
+    /// The addresses that are listened on with TLS.
+    pub fn tls_addresses(&self) -> &[SocketAddr] {
+        &self.addresses.all[self.addresses.plain..]
     }
 
     /// Where the admin listener is; empty without one.
@@ -142,6 +147,20 @@ impl Remote {
             mailbox.add_backlog(batch.wire_len());
             mailbox.post(Mail::Publish { topic: Arc::clone(&topic), batch: batch.clone() });
         }
+    }
+
+    /// Reads the certificates again, from the files that the server was started with. New connections get the new ones;
+    /// those that there are go on. Whether there are any: a server without TLS has none.
+    ///
+    /// # Errors
+    /// A file cannot be used; the old certificates stay, all of them.
+    pub fn reload_certificates(&self) -> Result<bool, CertificateError> {
+        let Some(certificates) = &self.shared.certificates else { return Ok(false) };
+        let config = certificates.load()?;
+        for mailbox in &self.shared.mailboxes {
+            mailbox.post(Mail::Certificates(config.clone()));
+        }
+        Ok(true)
     }
 
     /// Whether it wants new clients.

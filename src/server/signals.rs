@@ -7,8 +7,9 @@
 
 use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tracing::{error, info};
 
 use super::service::Service;
 use super::{Builder, Handle, Remote, RunError};
@@ -18,6 +19,9 @@ pub(super) fn run_until_stopped(mut builder: Builder, ready: impl FnOnce(&Handle
     // Before the workers start: a signal may be handled on any thread, so the descriptor that its handler
     // writes to must be in every table.
     let mut signals = Signals::new([SIGINT, SIGQUIT, SIGTERM]).map_err(RunError::Worker)?;
+    if builder.config.tls.is_some() {
+        signals.add_signal(SIGHUP).map_err(RunError::Worker)?;
+    }
     let service = builder.service.take();
     let handle = builder.start()?;
     ready(&handle);
@@ -35,6 +39,10 @@ pub(super) fn run_until_stopped(mut builder: Builder, ready: impl FnOnce(&Handle
 fn obey(signals: &mut Signals, remote: &Remote, service: Option<&Service>) {
     let mut draining = false;
     for signal in signals.forever() {
+        if signal == SIGHUP {
+            reload(remote);
+            continue;
+        }
         let drains = signal == SIGTERM && !draining;
         if let Some(service) = service {
             service.stopping(if drains { "draining" } else { "stopping" });
@@ -45,5 +53,14 @@ fn obey(signals: &mut Signals, remote: &Remote, service: Option<&Service>) {
         } else {
             remote.shutdown();
         }
+    }
+}
+
+/// Certificates change while the server runs; a file that is no good must not end it.
+fn reload(server: &Remote) {
+    match server.reload_certificates() {
+        Ok(true) => info!("certificates reloaded"),
+        Ok(false) => {}
+        Err(error) => error!(%error, "certificates not reloaded: the old ones stay"),
     }
 }

@@ -22,7 +22,8 @@ use crate::net::fdtable;
 use crate::net::listener;
 use crate::net::mailbox::Mailbox;
 use crate::net::pace::Pace;
-use crate::net::worker::{Shared, Worker};
+use crate::net::tls::{Certificates, ServerConfig};
+use crate::net::worker::{Endpoints, Shared, Worker};
 use crate::proto::CloseCode;
 use crate::route::Router;
 use crate::state::State;
@@ -37,7 +38,8 @@ enum Report {
 
 /// What it is told then.
 struct Go {
-    addresses: Vec<SocketAddr>,
+    addresses: Endpoints,
+    config: Option<ServerConfig>,
     table_max: usize,
 }
 
@@ -51,8 +53,11 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     if config.threads == 0 {
         config.threads = thread::available_parallelism().map_or(1, usize::from);
     }
+    let (certificates, tls) = load(&config)?;
     let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
-    let shared = Arc::new(share(&config, router, pages, listeners).map_err(StartError::System)?);
+    let mut shared = share(&config, router, pages, listeners).map_err(StartError::System)?;
+    shared.certificates = certificates;
+    let shared = Arc::new(shared);
 
     // Every thread first parts with the common table; only then are addresses bound, so that no table has a
     // copy of another's sockets.
@@ -70,7 +75,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     shared.connections_max.store(ceiling.connections, Ordering::Relaxed);
 
     // Dropping `goes` on an error lets the threads end.
-    let (mut addresses, reserved) = reserve(&config.listen)?;
+    let (mut addresses, reserved) = reserve(&config)?;
     let view = View {
         shared: Arc::clone(&shared),
         config: config.clone(),
@@ -80,10 +85,12 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     let admin = open_admin(view)?;
     let watch = Watch::start(Arc::clone(&shared));
     for go in goes {
-        let _ = go.send(Go { addresses: addresses.clone(), table_max: table_max(descriptors) });
+        let table_max = table_max(descriptors);
+        let _ = go.send(Go { addresses: addresses.clone(), config: tls.clone(), table_max });
     }
     for socket in &shared.inherited {
-        addresses.push(socket.local_addr().map_err(StartError::System)?);
+        addresses.all.insert(addresses.plain, socket.local_addr().map_err(StartError::System)?);
+        addresses.plain += 1;
     }
     let handle = Handle { shared, threads, addresses, ceiling, admin, watch };
     for _ in 0..config.threads {
@@ -124,6 +131,7 @@ fn share(
         addresses: Arc::new(Addresses::new(config.max_conns_per_ip)),
         queue_total: memory::queue_total(config.queue_total),
         memory_warned: AtomicBool::new(false),
+        certificates: None,
         pace: Pace::new(config.accept_rate),
         inherited,
         drain: config.drain,
@@ -165,8 +173,12 @@ fn check(config: &Config, listeners: &[TcpListener]) -> Result<(), StartError> {
             "--drain-code must be one that a server may send: 1000 to 1003, 1007 to 1014, 3000 to 4999",
         ));
     }
-    if config.listen.is_empty() && listeners.is_empty() {
+    let tls_listen = config.tls.as_ref().map_or(0, |tls| tls.listen.len());
+    if config.listen.len() + tls_listen + listeners.len() == 0 {
         return Err(StartError::Setting("no address to listen on"));
+    }
+    if tls_listen > 0 && config.tls.as_ref().is_some_and(|tls| tls.certificates.is_empty()) {
+        return Err(StartError::Setting("TLS needs a certificate and its key"));
     }
     Ok(())
 }
@@ -184,11 +196,31 @@ fn drops_of(router: &Router) -> Vec<Arc<Drops>> {
     (0..router.options().len().max(1)).map(|_| Arc::default()).collect()
 }
 
-type Reserved = (Vec<SocketAddr>, Vec<socket2::Socket>);
+/// Reads the certificates, if there is to be TLS: what is wrong with them is said before anything is bound.
+fn load(config: &Config) -> Result<(Option<Certificates>, Option<ServerConfig>), StartError> {
+    let Some(tls) = config.tls.as_ref().filter(|tls| !tls.listen.is_empty()) else { return Ok((None, None)) };
+    let certificates = Certificates::new(&tls.certificates).map_err(StartError::System)?;
+    let loaded = certificates.load().map_err(StartError::Certificate)?;
+    Ok((Some(certificates), Some(loaded)))
+}
 
-fn reserve(listen: &[String]) -> Result<Reserved, StartError> {
-    let mut addresses = Vec::new();
-    let mut held = Vec::new();
+type Reserved = (Endpoints, Vec<socket2::Socket>);
+
+fn reserve(config: &Config) -> Result<Reserved, StartError> {
+    let (mut all, mut held) = (Vec::new(), Vec::new());
+    reserve_each(&config.listen, &mut all, &mut held)?;
+    let plain = all.len();
+    if let Some(tls) = &config.tls {
+        reserve_each(&tls.listen, &mut all, &mut held)?;
+    }
+    Ok((Endpoints { all, plain }, held))
+}
+
+fn reserve_each(
+    listen: &[String],
+    addresses: &mut Vec<SocketAddr>,
+    held: &mut Vec<socket2::Socket>,
+) -> Result<(), StartError> {
     for (index, text) in listen.iter().enumerate() {
         if listen[..index].contains(text) {
             continue;
@@ -199,7 +231,7 @@ fn reserve(listen: &[String]) -> Result<Reserved, StartError> {
         addresses.extend(taken);
         held.extend(sockets);
     }
-    Ok((addresses, held))
+    Ok(())
 }
 
 fn spawn(
@@ -212,10 +244,10 @@ fn spawn(
     let body = move || {
         let private = tables == DescriptorTables::PerWorker && fdtable::unshare().is_ok();
         let _ = report.send(Report::Table(private));
-        let Ok(Go { addresses, table_max }) = wait.recv() else { return Ok(()) };
+        let Ok(Go { addresses, config, table_max }) = wait.recv() else { return Ok(()) };
         // An app that cannot be made, or a worker that dies, must not leave the others serving half a server.
         let guard = StopOnExit(Arc::clone(&shared));
-        match Worker::open(index, shared, &addresses, table_max) {
+        match Worker::open(index, shared, &addresses, config, table_max) {
             Ok(worker) => {
                 let _ = report.send(Report::Opened(Ok(())));
                 drop(report);

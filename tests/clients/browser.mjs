@@ -23,14 +23,21 @@ const ARGS = [
  *
  * `resolve` sends host:port pairs of a page to another port of this machine: `{'localhost:8080': 40123}`. The page does not notice: its
  * origin, its Host header and what it shows stay as they are.
+ *
+ * `pin` is the key of an authority to trust, as `certificates` gives it.
  */
-export async function launch(t, { resolve = {} } = {}) {
+export async function launch(t, { resolve = {}, pin } = {}) {
   const rules = Object.entries(resolve).map(([from, port]) => `MAP ${from} localhost:${port}`);
   const browser = await chromium.launch({
     executablePath: executable(),
     // Chromium refuses to run its sandbox as root.
     chromiumSandbox: process.getuid() !== 0,
-    args: rules.length > 0 ? [...ARGS, `--host-resolver-rules=${rules.join(', ')}`] : ARGS,
+    args: [
+      ...ARGS,
+      ...(rules.length > 0 ? [`--host-resolver-rules=${rules.join(', ')}`] : []),
+      // Heeded only beside a profile of one's own.
+      ...(pin ? [`--ignore-certificate-errors-spki-list=${pin}`] : []),
+    ],
   });
   t.after(() => browser.close());
   return browser;

@@ -18,11 +18,14 @@ const running = new Set();
 /**
  * Starts `wsd <args> --listen localhost:<port>` and resolves once it says that it is ready; port 0 lets the system choose.
  *
+ * `tls`, as `certificates` makes it, has it speak TLS there instead.
+ *
  * `ready` is its first line, `url` the WebSocket address of `/`. `stop(signal)` resolves to the exit code, and rejects when the process
  * is not gone after 5 s. `stderr()` is what it has written there so far.
  */
-export async function startWsd(args, { port = 0 } = {}) {
-  const child = spawn(WSD_BIN, [...args, '--listen', `localhost:${port}`], { stdio: ['ignore', 'pipe', 'pipe'] });
+export async function startWsd(args, { port = 0, tls } = {}) {
+  const listen = tls ? ['--tls-cert', tls.cert, '--tls-key', tls.key, '--tls-listen'] : ['--listen'];
+  const child = spawn(WSD_BIN, [...args, ...listen, `localhost:${port}`], { stdio: ['ignore', 'pipe', 'pipe'] });
   running.add(child);
   // A test that fails before its `stop()` must not keep the runner waiting for the server.
   for (const handle of [child, child.stdout, child.stderr]) handle.unref();
@@ -56,7 +59,7 @@ export async function startWsd(args, { port = 0 } = {}) {
   return {
     port: Number(bound[1]),
     host: 'localhost',
-    url: `ws://localhost:${bound[1]}/`,
+    url: `${tls ? 'wss' : 'ws'}://localhost:${bound[1]}/`,
     ready,
     stderr: () => stderr,
     async stop(signal = 'SIGINT') {

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,57 @@ pub(crate) struct Frame {
 
 /// One connection, seen from outside.
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Wire,
     /// What was read and not looked at.
     held: Vec<u8>,
     at: usize,
+}
+
+/// A socket, or TLS over one. Everything but reading and writing is the socket's.
+enum Wire {
+    Plain(TcpStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Deref for Wire {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.get_ref(),
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read(buffer),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.write(bytes),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.flush(),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.flush(),
+        }
+    }
 }
 
 /// What a read came to.
@@ -41,17 +89,42 @@ impl Client {
 
     /// With a receive buffer as small as the system allows, so that the server soon notices who does not read.
     pub(crate) fn connect_small(address: SocketAddr) -> Self {
+        Self::over(Self::small_socket(address))
+    }
+
+    pub(crate) fn small_socket(address: SocketAddr) -> TcpStream {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         // Before it connects: the window of a connection is scaled at its start.
         socket.set_recv_buffer_size(1).expect("the system takes its own minimum");
         socket.connect(&address.into()).expect("the server accepts");
-        Self::over(socket.into())
+        socket.into()
+    }
+
+    /// TLS over a socket, for a server of this name; its handshake comes with the first bytes that are sent or read.
+    #[cfg(feature = "tls")]
+    pub(crate) fn over_tls(
+        socket: TcpStream,
+        config: &std::sync::Arc<rustls::ClientConfig>,
+        name: &str,
+    ) -> Self {
+        let mut client = Self::over(socket.try_clone().expect("a descriptor"));
+        client.stream = Wire::Tls(Box::new(super::tls::client_side(socket, config, name)));
+        client
+    }
+
+    /// What TLS has come to.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&mut self) -> &mut rustls::ClientConnection {
+        match &mut self.stream {
+            Wire::Tls(tls) => &mut tls.conn,
+            Wire::Plain(_) => panic!("not TLS"),
+        }
     }
 
     fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("TCP");
         stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
-        Self { stream, held: Vec::new(), at: 0 }
+        Self { stream: Wire::Plain(stream), held: Vec::new(), at: 0 }
     }
 
     pub(crate) fn open(address: SocketAddr, path: &str) -> Self {
@@ -113,9 +186,19 @@ impl Client {
         std::thread::spawn(move || stream.write_all(&bytes).expect("the server reads"))
     }
 
+    pub(crate) fn flush(&mut self) {
+        self.stream.flush().expect("the server reads");
+    }
+
+    /// Reads at most so many bytes, once, and forgets them; how many there were.
+    pub(crate) fn read_some(&mut self, bytes: usize) -> usize {
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+        self.stream.read(&mut vec![0; bytes]).expect("there is more")
+    }
+
     /// Ends the smallness of [`connect_small`](Self::connect_small): reading much through it takes its time.
     pub(crate) fn widen(&self) {
-        SockRef::from(&self.stream).set_recv_buffer_size(1 << 20).expect("a socket option");
+        SockRef::from(&*self.stream).set_recv_buffer_size(1 << 20).expect("a socket option");
     }
 
     /// Ends our side of the stream.
@@ -125,8 +208,7 @@ impl Client {
 
     /// Disappears with a reset instead of an orderly end.
     pub(crate) fn reset(self) {
-        let socket = Socket::from(self.stream);
-        socket.set_linger(Some(Duration::ZERO)).expect("a socket option");
+        SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO)).expect("a socket option");
     }
 
     /// An answer up to its empty line.

@@ -7,6 +7,8 @@ pub(crate) mod admin;
 mod client;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 mod wire;
 
 use std::net::SocketAddr;
@@ -66,6 +68,10 @@ impl Running {
 
     pub(crate) fn remote(&self) -> &Remote {
         &self.remote
+    }
+
+    pub(crate) fn tls_addresses(&self) -> &[SocketAddr] {
+        self.handle.as_ref().expect("not finished").tls_addresses()
     }
 
     pub(crate) fn metrics(&self) -> Metrics {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-pub use self::run::{Mode, RunArgs};
+pub use self::run::{Mode, OnOff, RunArgs};
 pub use self::values::duration;
 use self::values::whole;
 use crate::sources::SourceIps;

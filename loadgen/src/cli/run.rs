@@ -45,6 +45,15 @@ impl Mode {
     }
 }
 
+/// A switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
 /// The flags of a run.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -138,6 +147,15 @@ pub struct RunArgs {
     /// Offer compression (permessage-deflate), and compress what is sent
     #[arg(long, help_heading = "Handshake")]
     pub deflate: bool,
+    /// For wss://: a PEM file with the authority that has signed the server's certificate
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure", help_heading = "Handshake")]
+    pub cacert: Option<PathBuf>,
+    /// For wss://: take every certificate
+    #[arg(long, help_heading = "Handshake")]
+    pub insecure: bool,
+    /// For wss://: connections take up the TLS sessions of earlier ones; off, each is a client that was never here
+    #[arg(long, value_enum, value_name = "on|off", default_value = "off", help_heading = "Handshake")]
+    pub tls_resume: OnOff,
     /// Plain TCP in place of WebSocket: any answer that ends with an empty line opens a connection, and frames go
     /// without masks, so that what comes back from a server that echoes bytes is what a WebSocket server sends
     #[arg(long, conflicts_with = "deflate", help_heading = "Handshake")]

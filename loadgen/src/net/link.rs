@@ -1,9 +1,11 @@
 //! One connection with its socket: what is read becomes events, what cannot be written waits.
 
 use std::collections::VecDeque;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 
 use mio::net::TcpStream;
+use wsd::net::stream::{Input as Read, Stream};
+use wsd::net::tls::{Client as TlsClient, Tls};
 
 use crate::client::{Client, Fault, Input, Offer, State};
 use crate::clock::monotonic_ns;
@@ -14,8 +16,8 @@ const WAITING_MAX: usize = 65_536;
 /// One connection. Not sent to another thread: its descriptor means nothing there.
 #[derive(Debug)]
 pub struct Link {
-    /// The socket.
-    socket: TcpStream,
+    /// The socket, with TLS or without.
+    socket: Stream<TlsClient>,
     /// The protocol.
     pub client: Client,
     /// Its number among the run's senders.
@@ -49,18 +51,19 @@ pub enum End {
     Fault(Fault),
 }
 
-const _: () = assert!(size_of::<Link>() <= 104, "every connection pays for this");
+const _: () = assert!(size_of::<Link>() <= 112, "every connection pays for this");
 
 impl Link {
     /// A connection that has just been asked for.
-    pub fn new(socket: TcpStream) -> Self {
+    pub fn new(socket: TcpStream, tls: Option<Box<Tls<TlsClient>>>) -> Self {
+        let socket = Stream::new(socket, tls);
         let client = Client::default();
         Self { socket, client, sender: None, sequence: 0, connected: false, backlog: None }
     }
 
     /// The socket, to register it.
     pub const fn socket(&mut self) -> &mut TcpStream {
-        &mut self.socket
+        self.socket.socket()
     }
 
     /// Reads until nothing is left, and hands each event to `handle` together with this connection and the time at
@@ -78,9 +81,9 @@ impl Link {
         mut handle: impl FnMut(&mut Self, Input<'_>, u64),
     ) -> End {
         loop {
-            let read = match self.socket.read(buffer) {
-                Ok(0) => return End::Eof,
-                Ok(read) => read,
+            let (read, emptied) = match self.receive(buffer, usize::MAX) {
+                Ok(Read::Eof) => return End::Eof,
+                Ok(Read::Bytes { len, emptied }) => (len, emptied),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return End::Drained,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return End::Failed(error.kind()),
@@ -88,30 +91,46 @@ impl Link {
             if let Err(fault) = self.feed(&mut buffer[..read], offer, &key, &mut handle) {
                 return End::Fault(fault);
             }
-            if read < buffer.len() && !closing {
+            if emptied && !closing {
                 return End::Drained;
             }
         }
     }
 
-    /// Reads once, at most what `buffer` takes.
+    /// Reads once, at most so many bytes off the wire.
     pub fn read_once(
         &mut self,
         buffer: &mut [u8],
+        most: usize,
         offer: &Offer,
         key: impl Fn() -> String,
         mut handle: impl FnMut(&mut Self, Input<'_>, u64),
     ) -> End {
-        match self.socket.read(buffer) {
-            Ok(0) => End::Eof,
-            Ok(read) => self
-                .feed(&mut buffer[..read], offer, &key, &mut handle)
+        match self.receive(buffer, most) {
+            Ok(Read::Eof) => End::Eof,
+            Ok(Read::Bytes { len, .. }) => self
+                .feed(&mut buffer[..len], offer, &key, &mut handle)
                 .map_or_else(End::Fault, |()| End::Drained),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 End::Drained
             }
             Err(error) => End::Failed(error.kind()),
         }
+    }
+
+    /// The handshake of TLS begins, where there is one.
+    pub fn begin(&mut self) -> io::Result<()> {
+        self.socket.begin()
+    }
+
+    /// Reads once. What was to be sent waits for the handshake of TLS, whose end makes no event.
+    fn receive(&mut self, buffer: &mut [u8], most: usize) -> io::Result<Read> {
+        let handshaking = self.socket.is_handshaking();
+        let read = self.socket.read_at_most(buffer, most)?;
+        if handshaking && !self.socket.is_handshaking() {
+            self.flush()?;
+        }
+        Ok(read)
     }
 
     fn feed(
@@ -203,17 +222,19 @@ impl Link {
     }
 
     /// Why the connection could not be made, if it could not.
-    pub fn connect_error(&self) -> Option<io::Error> {
-        self.socket.take_error().ok().flatten().or_else(|| self.socket.peer_addr().err())
+    pub fn connect_error(&mut self) -> Option<io::Error> {
+        let socket = self.socket.socket();
+        socket.take_error().ok().flatten().or_else(|| socket.peer_addr().err())
     }
 }
 
 /// Writes until done or until the kernel takes no more.
-fn write_some(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+fn write_some(socket: &mut Stream<TlsClient>, bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     while written < bytes.len() {
         match socket.write(&bytes[written..]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            // TLS has got rid of something, but not of all that waits.
+            Ok(0) => break,
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

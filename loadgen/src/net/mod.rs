@@ -3,6 +3,7 @@
 pub mod control;
 pub mod dial;
 pub mod link;
+pub mod secure;
 pub mod timer;
 pub mod traffic;
 pub mod worker;

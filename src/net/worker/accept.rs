@@ -14,6 +14,8 @@ use crate::net::entry::{Entry, turn_away};
 use crate::net::listener::Accepted;
 use crate::net::proxied::too_many;
 use crate::net::quotas::Client;
+use crate::net::stream::Stream;
+use crate::net::tls::Acceptor;
 use crate::proto::handshake::Response;
 
 /// Connections taken off a listener's queue in one turn.
@@ -51,6 +53,7 @@ impl Worker {
 
     /// Accepts a turn's share; true where more may be waiting.
     pub(super) fn accept_some(&mut self, number: usize) -> bool {
+        let secure = self.listeners[number].secure;
         for _ in 0..ACCEPTS_PER_TURN {
             // When the server stops, whoever waits is let in to be told so.
             let is_paced = !self.core.stopping;
@@ -63,10 +66,10 @@ impl Worker {
                 self.shared.pace.give_back();
             }
             match accepted {
-                Accepted::Stream(stream, peer) => self.receive(stream, peer),
+                Accepted::Stream(stream, peer) => self.receive(stream, peer, secure),
                 Accepted::TurnAway(stream) => {
                     self.core.metrics.refused_full.add(1);
-                    turn_away(stream, &full());
+                    turn_away(stream, secure, &full());
                     self.listeners[number].restock();
                 }
                 Accepted::Aborted => {}
@@ -84,21 +87,21 @@ impl Worker {
     }
 
     /// Lets a connection in, or says why not.
-    fn receive(&mut self, stream: TcpStream, peer: IpAddr) {
+    fn receive(&mut self, stream: TcpStream, peer: IpAddr, secure: bool) {
         if self.budget.is_full() {
             self.core.metrics.refused_memory.add(1);
-            return turn_away(stream, &full());
+            return turn_away(stream, secure, &full());
         }
         if !self.take_place() {
             self.core.metrics.refused_full.add(1);
-            return turn_away(stream, &full());
+            return turn_away(stream, secure, &full());
         }
         match self.core.quotas.claim(peer) {
-            Some(client) => self.admit(stream, client),
+            Some(client) => self.admit(stream, client, secure),
             None => {
                 self.shared.connections.fetch_sub(1, Ordering::Relaxed);
                 self.core.metrics.refused_address.add(1);
-                turn_away(stream, &too_many());
+                turn_away(stream, secure, &too_many());
             }
         }
     }
@@ -111,20 +114,29 @@ impl Worker {
             && self.shared.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
-    fn admit(&mut self, stream: TcpStream, client: Client) {
+    fn admit(&mut self, socket: TcpStream, client: Client, secure: bool) {
         let now = self.core.now;
         let key = self.slots.next_key();
-        // Golden-ratio steps: neighbours get timers far apart.
-        let jitter = (key.generation.wrapping_mul(0x9E37_79B9) >> 24) as u8;
-        let mut entry = Entry::new(stream, Conn::new(now, &self.shared.limits, jitter), now);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(entry.stream_mut(), key.token(), interest) {
-            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
-            self.core.quotas.forgo(client);
-            self.core.metrics.accept_errors.add(1);
-            warn!(worker = self.index, %error, "cannot register a connection");
-            return;
-        }
+        let limits = if secure { &self.core.tls_limits } else { &self.core.limits };
+        let jitter = key.jitter();
+        let conn = Conn::new(now, limits, jitter);
+        let acceptor = self.acceptor.as_ref().filter(|_| secure);
+        let made = acceptor.map(Acceptor::accept).transpose().and_then(|tls| {
+            let mut stream = Stream::new(socket, tls);
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(stream.socket(), key.token(), interest)?;
+            Ok(Entry::new(stream, conn, now))
+        });
+        let mut entry = match made {
+            Ok(entry) => entry,
+            Err(error) => {
+                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                self.core.quotas.forgo(client);
+                self.core.metrics.accept_errors.add(1);
+                warn!(worker = self.index, %error, "cannot register a connection");
+                return;
+            }
+        };
         entry.proxied = matches!(client, Client::Awaited(_)) && self.shared.proxies.protocol;
         self.core.quotas.admit(key.slot, now, jitter, client);
         entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.shared.limits));

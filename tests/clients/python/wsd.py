@@ -18,9 +18,13 @@ STOP_S = 5
 
 
 @contextlib.contextmanager
-def running_wsd(*args):
-    """A wsd that listens on both addresses of localhost: yields its port, and checks that it ends as it should."""
-    command = [WSD_BIN, *args, "--listen", "localhost:0"]
+def running_wsd(*args, tls=None):
+    """A wsd that listens on both addresses of localhost: yields its port, and checks that it ends as it should.
+
+    `tls` is the file of a certificate and that of its key.
+    """
+    listen = ["--listen"] if tls is None else ["--tls-cert", tls[0], "--tls-key", tls[1], "--tls-listen"]
+    command = [WSD_BIN, *args, *listen, "localhost:0"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
         try:
             ready = _first_line(process)

@@ -70,7 +70,9 @@ impl Worker {
     fn connect(&mut self, conn: u32) -> io::Result<()> {
         let sources = &self.assignment.sources;
         let source = sources[self.number(conn) as usize % sources.len()];
-        let mut link = Link::new(dial::connect(self.assignment.server, source)?);
+        let secure = self.assignment.secure.as_ref();
+        let tls = secure.map(|secure| secure.connect(&self.scratch)).transpose()?;
+        let mut link = Link::new(dial::connect(self.assignment.server, source)?, tls);
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(link.socket(), Token(conn as usize), interest)?;
         self.links[conn as usize] = Some(link);
@@ -91,6 +93,7 @@ impl Worker {
         }
         link.connected = true;
         self.hands.dialer.connected(conn, monotonic_ns());
+        link.begin().map_err(|error| describe(&error))?;
         let out = &mut self.hands.out;
         out.clear();
         self.assignment.offer.encode(conn * self.assignment.threads + self.assignment.thread, &key, out);
@@ -181,7 +184,7 @@ impl Worker {
             let Some(link) = &mut self.links[conn as usize] else { continue };
             let (hands, offer) = (&mut self.hands, &self.assignment.offer);
             let key = || client::key(seed, number);
-            let end = link.read_once(&mut self.buffer[..budget], offer, key, |link, input, _| {
+            let end = link.read_once(&mut self.buffer, budget, offer, key, |link, input, _| {
                 hands.handle_slowly(link, input);
             });
             if end != End::Drained {

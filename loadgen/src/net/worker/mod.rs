@@ -12,14 +12,17 @@ mod leaving;
 mod marks;
 mod turnover;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
+use wsd::net::tls::Scratch;
 
 use self::conns::Hands;
 pub use self::leaving::LEAVING_MAX;
@@ -28,6 +31,7 @@ use self::turnover::Turnover;
 use super::control::{Board, Command, Counters, Done, Lazy, Report, Start};
 use super::dial::{Dialer, Order};
 use super::link::Link;
+use super::secure::Secure;
 use super::timer::Timer;
 use super::traffic::{Pace, Traffic};
 use crate::backoff::Reconnect;
@@ -67,6 +71,8 @@ pub struct Assignment {
     pub conns: u32,
     /// Where to.
     pub server: SocketAddr,
+    /// How to speak TLS, for `wss://`.
+    pub secure: Option<Secure>,
     /// Where from, by turns.
     pub sources: Vec<Option<IpAddr>>,
     /// What the connections ask for.
@@ -135,6 +141,8 @@ pub struct Worker {
     board: Board,
     links: Vec<Option<Link>>,
     buffer: Box<[u8]>,
+    /// What the TLS of all connections works in.
+    scratch: Rc<RefCell<Scratch>>,
     hands: Hands,
     /// Connections that read slowly, and when they read next.
     slow: Vec<u32>,
@@ -194,6 +202,7 @@ impl Worker {
             board,
             links,
             buffer,
+            scratch: Scratch::shared(READ_BYTES),
             hands,
             slow: Vec::new(),
             slow_next_ns: 0,

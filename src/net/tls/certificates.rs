@@ -1,0 +1,130 @@
+//! Certificates and keys from PEM files, and which of them a client gets.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{Error as PemError, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{
+    ClientHello, ParsedCertificate, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
+    StoresServerSessions,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, version};
+
+use crate::config::{CertificateError, CertificateFiles};
+
+/// What is spoken inside (RFC 7301). A WebSocket begins as HTTP/1.1.
+const ALPN: &[u8] = b"http/1.1";
+
+/// Sessions that are kept for clients of TLS 1.2 that take no tickets. All others keep theirs themselves.
+const SESSIONS: usize = 4096;
+
+/// A client opens one WebSocket at a time, and each takes up one ticket and gets a new one.
+const TICKETS_PER_CONNECTION: usize = 1;
+
+/// What connections are accepted with.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerConfig(pub(super) Arc<rustls::ServerConfig>);
+
+/// The files that certificates come from, and what outlives them: the keys to sessions that clients may take up again.
+#[derive(Debug)]
+pub(crate) struct Certificates {
+    files: Vec<CertificateFiles>,
+    provider: Arc<CryptoProvider>,
+    ticketer: Arc<dyn ProducesTickets>,
+    sessions: Arc<dyn StoresServerSessions>,
+}
+
+impl Certificates {
+    /// # Errors
+    /// The system gives no random numbers.
+    pub(crate) fn new(files: &[CertificateFiles]) -> io::Result<Self> {
+        Ok(Self {
+            files: files.to_vec(),
+            provider: Arc::new(ring::default_provider()),
+            ticketer: ring::Ticketer::new().map_err(io::Error::other)?,
+            sessions: ServerSessionMemoryCache::new(SESSIONS),
+        })
+    }
+
+    /// Reads the files, at the start and whenever they may have changed.
+    pub(crate) fn load(&self) -> Result<ServerConfig, CertificateError> {
+        let pairs: Result<Vec<_>, _> = self.files.iter().map(|files| load(files, &self.provider)).collect();
+        let resolver = Arc::new(Resolver { pairs: pairs? });
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+            .expect("ring speaks both")
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.ticketer = Arc::clone(&self.ticketer);
+        config.session_storage = Arc::clone(&self.sessions);
+        config.send_tls13_tickets = TICKETS_PER_CONNECTION;
+        Ok(ServerConfig(Arc::new(config)))
+    }
+}
+
+fn load(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let of_chain = |problem| CertificateError::Certificate { file: files.certificate.clone(), problem };
+    let of_key = |problem| CertificateError::Key { file: files.key.clone(), problem };
+    let chain = read_chain(&files.certificate).map_err(of_chain)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| {
+        of_key(match error {
+            PemError::NoItemsFound => {
+                "there is no PRIVATE KEY in it; an encrypted one has to be decrypted".to_owned()
+            }
+            error => describe(error),
+        })
+    })?;
+    ParsedCertificate::try_from(&chain[0]).map_err(|error| of_chain(error.to_string()))?;
+    match CertifiedKey::from_der(chain, key, provider) {
+        Ok(pair) => Ok(Arc::new(pair)),
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err(of_key(format!("it is not the key of {}", files.certificate.display())))
+        }
+        Err(error) => Err(of_key(error.to_string())),
+    }
+}
+
+fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(file).and_then(|certificates| certificates.collect());
+    match chain {
+        Ok(chain) if chain.is_empty() => Err("there is no CERTIFICATE in it; PEM is needed".to_owned()),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(describe(error)),
+    }
+}
+
+fn describe(error: PemError) -> String {
+    match error {
+        PemError::Io(error) => error.to_string(),
+        error => format!("it is no PEM file: {error}"),
+    }
+}
+
+/// Chooses by the name that the client asks for (SNI, RFC 6066 section 3).
+#[derive(Debug)]
+struct Resolver {
+    pairs: Vec<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for Resolver {
+    /// The first certificate for the name that the client can verify; for other names, or none, the first at all.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let usable = |pair: &&Arc<CertifiedKey>| pair.key.choose_scheme(hello.signature_schemes()).is_some();
+        let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+        let named = name.filter(|_| self.pairs.len() > 1).and_then(|name| {
+            self.pairs.iter().filter(usable).find(|pair| is_for(pair, &name)).map(Arc::clone)
+        });
+        named.or_else(|| self.pairs.iter().find(usable).map(Arc::clone))
+    }
+}
+
+fn is_for(pair: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let certificate = pair.end_entity_cert().and_then(ParsedCertificate::try_from);
+    certificate.is_ok_and(|certificate| rustls::client::verify_server_name(&certificate, name).is_ok())
+}

@@ -1,0 +1,385 @@
+//! Both sides of TLS over pipes that take and give as little as they like.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::Arc;
+
+use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::crypto::ring;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::unbuffered::ConnectionState;
+use rustls::{ClientConfig, RootCertStore, ServerConfig as Config, version};
+
+use super::{Client, ENCRYPT_BYTES, PENDING_BYTES_MAX, Scratch, Server, Side, Tls};
+use crate::conn::{Flushed, Outbox};
+use crate::id::Millis;
+use crate::metrics::WorkerMetrics;
+use crate::net::stream::Input;
+use crate::proto::Frame;
+use crate::proto::frame::Piece;
+
+const READ_BYTES: usize = 64 * 1024;
+
+/// One end of a connection: what it reads, what it has written, and how much of that at once.
+#[derive(Default)]
+struct Socket {
+    input: VecDeque<u8>,
+    output: Vec<u8>,
+    reads: VecDeque<usize>,
+    /// Bytes that may still be written; `None` for any number.
+    room: Option<usize>,
+    ended: bool,
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.input.is_empty() {
+            return if self.ended { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        let most = self.reads.pop_front().unwrap_or(usize::MAX).max(1).min(buffer.len());
+        self.input.read(&mut buffer[..most])
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.room.unwrap_or(usize::MAX).min(bytes.len());
+        if taken == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.output.extend_from_slice(&bytes[..taken]);
+        self.room = self.room.map(|room| room - taken);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A client and a server that have just been connected.
+struct Pair {
+    client: Tls<Client>,
+    server: Tls<Server>,
+    near: Socket,
+    far: Socket,
+    plain: Vec<u8>,
+}
+
+impl Pair {
+    fn new(tls13: bool) -> Self {
+        let versions = [if tls13 { &version::TLS13 } else { &version::TLS12 }];
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["localhost".to_owned()]).expect("random numbers");
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("a key");
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).expect("a certificate");
+        let config = Config::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&versions);
+        let config = config.expect("ring speaks both").with_no_client_auth();
+        let config = config.with_single_cert(vec![cert.der().clone()], key).expect("a pair");
+        let server = Server::new(Arc::new(config)).expect("sound settings");
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions);
+        let config = config.expect("ring speaks both").with_root_certificates(roots).with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a name");
+        let client = Client::new(Arc::new(config), name).expect("sound settings");
+        Self {
+            client: Tls::new(client, Scratch::shared(READ_BYTES)),
+            server: Tls::new(server, Scratch::shared(READ_BYTES)),
+            near: Socket::default(),
+            far: Socket::default(),
+            plain: vec![0; READ_BYTES],
+        }
+    }
+
+    /// After the handshake.
+    fn connected(tls13: bool) -> Self {
+        let mut pair = Self::new(tls13);
+        pair.client.begin(&mut pair.near).expect("there is room");
+        while pair.client.is_handshaking() || pair.server.is_handshaking() {
+            pair.carry();
+            assert!(read_all(&mut pair.server, &mut pair.far, &mut pair.plain).is_ok_and(|it| it.is_empty()));
+            pair.carry();
+            assert!(
+                read_all(&mut pair.client, &mut pair.near, &mut pair.plain).is_ok_and(|it| it.is_empty())
+            );
+        }
+        pair
+    }
+
+    /// What one side has written, the other may read.
+    fn carry(&mut self) {
+        self.far.input.extend(self.near.output.drain(..));
+        self.near.input.extend(self.far.output.drain(..));
+    }
+
+    /// What the client has from the server.
+    fn heard(&mut self) -> Vec<u8> {
+        self.carry();
+        read_all(&mut self.client, &mut self.near, &mut self.plain).expect("sound records")
+    }
+}
+
+/// Reads until nothing is left.
+fn read_all<C: Side>(tls: &mut Tls<C>, socket: &mut Socket, plain: &mut [u8]) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    loop {
+        match tls.read(socket, plain, usize::MAX) {
+            Ok(Input::Bytes { len, .. }) => all.extend_from_slice(&plain[..len]),
+            Ok(Input::Eof) => return Ok(all),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(all),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn slices(bytes: &[u8]) -> [IoSlice<'_>; 1] {
+    [IoSlice::new(bytes)]
+}
+
+#[test]
+fn an_idle_connection_keeps_no_buffer() {
+    for tls13 in [false, true] {
+        let mut pair = Pair::connected(tls13);
+        pair.server.write(&mut pair.far, &slices(b"hello")).expect("there is room");
+        assert_eq!(pair.heard(), b"hello");
+        for tls in [(&pair.server.held, &pair.server.pending), (&pair.client.held, &pair.client.pending)] {
+            assert_eq!((tls.0.capacity(), tls.1.capacity()), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn the_last_byte_counts_when_the_kernel_has_all_of_the_record() {
+    let mut pair = Pair::connected(true);
+    pair.far.room = Some(10);
+    assert_eq!(pair.server.write(&mut pair.far, &slices(b"0123456789")).expect("it is begun"), 9);
+    assert!(pair.server.is_pending());
+    for _ in 0..3 {
+        let blocked = pair.server.write(&mut pair.far, &slices(b"9")).expect_err("nothing moves");
+        assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
+        // Something is taken, but not all: progress.
+        pair.far.room = Some(3);
+        assert_eq!(pair.server.write(&mut pair.far, &slices(b"9")).expect("progress"), 0);
+    }
+    pair.far.room = None;
+    let more = [IoSlice::new(b"9"), IoSlice::new(b"ab"), IoSlice::new(b""), IoSlice::new(b"c")];
+    assert_eq!(pair.server.write(&mut pair.far, &more).expect("there is room"), 4);
+    assert!(!pair.server.is_pending());
+    assert_eq!(pair.heard(), b"0123456789abc", "each byte once");
+}
+
+#[test]
+fn a_single_byte_is_not_taken_before_it_is_gone() {
+    let mut pair = Pair::connected(true);
+    pair.far.room = Some(1);
+    let blocked = pair.server.write(&mut pair.far, &slices(b"x")).expect_err("not all of it went");
+    assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
+    pair.far.room = None;
+    assert_eq!(pair.server.write(&mut pair.far, &slices(b"x")).expect("there is room"), 1);
+    assert_eq!(pair.heard(), b"x");
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    let mut pair = Pair::connected(true);
+    pair.far.room = Some(100);
+    let big = vec![b'x'; 4 * ENCRYPT_BYTES];
+    assert_eq!(pair.server.write(&mut pair.far, &slices(&big)).expect("it is begun"), ENCRYPT_BYTES - 1);
+    assert!(pair.server.pending.len() < ENCRYPT_BYTES + 1024);
+    assert!(pair.server.write(&mut pair.far, &slices(&big[ENCRYPT_BYTES - 1..])).is_err());
+}
+
+#[test]
+fn a_peer_that_asks_and_does_not_read_is_cut() {
+    let mut pair = Pair::connected(true);
+    pair.far.room = Some(0);
+    // Each of these asks for an answer of TLS itself, but one at a time is owed.
+    for _ in 0..PENDING_BYTES_MAX / 16 {
+        let ConnectionState::WriteTraffic(traffic) = pair.client.session.step(&mut []).state.expect("sound")
+        else {
+            panic!("the handshake is over")
+        };
+        traffic.refresh_traffic_keys().expect("TLS 1.3");
+        pair.client.write(&mut pair.near, &slices(b"?")).expect("there is room");
+        pair.carry();
+        if read_all(&mut pair.server, &mut pair.far, &mut pair.plain).is_err() {
+            break;
+        }
+        let _ = pair.server.write(&mut pair.far, &slices(b"!"));
+    }
+    assert!(pair.server.pending.len() <= PENDING_BYTES_MAX);
+}
+
+#[test]
+fn an_outbox_sees_progress_and_delivers_when_all_is_gone() {
+    let metrics = WorkerMetrics::default();
+    let mut pair = Pair::connected(true);
+    let mut outbox = Outbox::new(Millis(0));
+    let message = vec![b'x'; 1_000];
+    for _ in 0..20 {
+        outbox.push(Piece::whole(Frame::message(&message[..]), 1), &metrics);
+    }
+    // A reader that takes a little each second: long before anything is whole, that is progress.
+    let mut second = 0;
+    loop {
+        second += 1;
+        pair.far.room = Some(1_500);
+        let mut writer = Writer(&mut pair.server, &mut pair.far);
+        let flushed = outbox.flush(Millis(second * 1_000), &mut writer, &metrics).expect("no error");
+        if flushed == Flushed::Empty {
+            break;
+        }
+        assert_eq!(outbox.progress_at(), Millis(second * 1_000));
+        assert_eq!(metrics.delivered.get(), 19, "all of one record but its last message");
+        assert!(second < 30, "it never ends");
+    }
+    assert_eq!((metrics.delivered.get(), metrics.queued.get(), metrics.queued_bytes.get()), (20, 0, 0));
+    assert_eq!(pair.heard().len(), 20 * 1_004);
+    // Nothing moves: no progress.
+    outbox.push(Piece::whole(Frame::message(&message[..]), 1), &metrics);
+    pair.far.room = Some(0);
+    let mut writer = Writer(&mut pair.server, &mut pair.far);
+    let before = outbox.progress_at();
+    let _ = outbox.flush(Millis(99_000), &mut writer, &metrics);
+    let mut writer = Writer(&mut pair.server, &mut pair.far);
+    assert_eq!(outbox.flush(Millis(100_000), &mut writer, &metrics).expect("no error"), Flushed::Blocked);
+    assert!(outbox.progress_at() > before, "the first byte was taken to be encrypted");
+    assert_eq!(outbox.progress_at(), Millis(99_000));
+}
+
+/// As a connection sees it.
+struct Writer<'a>(&'a mut Tls<Server>, &'a mut Socket);
+
+impl Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(self.1, &slices(bytes))
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write(self.1, slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_end_is_said_and_a_cut_is_an_error() {
+    let mut pair = Pair::connected(true);
+    pair.server.write(&mut pair.far, &slices(b"bye")).expect("there is room");
+    pair.server.close(&mut pair.far).expect("there is room");
+    pair.server.close(&mut pair.far).expect("and nothing happens");
+    pair.carry();
+    let Pair { client, near, plain, .. } = &mut pair;
+    assert_eq!(
+        client.read(near, plain, usize::MAX).expect("a record"),
+        Input::Bytes { len: 3, emptied: false }
+    );
+    for _ in 0..2 {
+        assert_eq!(client.read(near, plain, usize::MAX).expect("the end"), Input::Eof);
+    }
+
+    let mut pair = Pair::connected(false);
+    pair.near.ended = true;
+    let error = read_all(&mut pair.client, &mut pair.near, &mut pair.plain).expect_err("it was cut");
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+/// A server in the middle of a handshake, and the bytes of its client so far.
+fn hello(tls13: bool) -> (Pair, Vec<u8>) {
+    let mut pair = Pair::new(tls13);
+    pair.client.begin(&mut pair.near).expect("there is room");
+    let bytes = std::mem::take(&mut pair.near.output);
+    (pair, bytes)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// However both directions are cut, and however little the socket takes, everything arrives once and in order.
+    #[test]
+    fn everything_arrives_however_it_is_cut(
+        tls13 in any::<bool>(),
+        messages in proptest::collection::vec(1usize..40_000, 1..8),
+        rooms in proptest::collection::vec(1usize..20_000, 1..40),
+        reads in proptest::collection::vec(1usize..9_000, 0..60),
+    ) {
+        let mut pair = Pair::new(tls13);
+        pair.near.reads.extend(&reads);
+        pair.far.reads.extend(&reads);
+        pair.client.begin(&mut pair.near).expect("there is room");
+        let sent: Vec<u8> = messages.iter().enumerate().flat_map(|(at, &len)| vec![at as u8; len]).collect();
+        let (mut at, mut heard, mut rooms) = (0, Vec::new(), rooms.iter().cycle());
+        for turn in 0.. {
+            assert!(turn < 10_000, "it never ends: {at} of {}", sent.len());
+            pair.carry();
+            read_all(&mut pair.server, &mut pair.far, &mut pair.plain).expect("sound records");
+            pair.far.room = rooms.next().copied();
+            pair.server.send_pending(&mut pair.far).expect("no error");
+            let end = sent.len().min(at + 30_000);
+            match pair.server.write(&mut pair.far, &slices(&sent[at..end])) {
+                Ok(taken) => at += taken,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            heard.extend(pair.heard());
+            if heard.len() == sent.len() && at == sent.len() {
+                break;
+            }
+        }
+        prop_assert_eq!(heard, sent);
+    }
+
+    /// Whatever comes in place of a handshake or of records, cut anywhere: an error or nothing, but no panic, no
+    /// plaintext, and nothing that is kept without bound.
+    #[test]
+    fn no_bytes_do_harm(
+        tls13 in any::<bool>(),
+        stage in 0usize..3,
+        keep in any::<proptest::sample::Index>(),
+        edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
+        garbage in proptest::collection::vec(any::<u8>(), 0..3_000),
+        header in proptest::option::of((20u8..25, 0u16..20_000)),
+        reads in proptest::collection::vec(1usize..600, 0..200),
+    ) {
+        let (mut pair, mut bytes) = match stage {
+            0 => hello(tls13),
+            1 => {
+                let mut pair = Pair::new(tls13);
+                pair.client.begin(&mut pair.near).expect("there is room");
+                pair.carry();
+                read_all(&mut pair.server, &mut pair.far, &mut pair.plain).expect("sound records");
+                pair.heard();
+                let bytes = std::mem::take(&mut pair.near.output);
+                (pair, bytes)
+            }
+            _ => {
+                let mut pair = Pair::connected(tls13);
+                pair.client.write(&mut pair.near, &slices(&[b'x'; 300])).expect("there is room");
+                let bytes = std::mem::take(&mut pair.near.output);
+                (pair, bytes)
+            }
+        };
+        for (at, value) in &edits {
+            if let Some(byte) = (!bytes.is_empty()).then(|| at.index(bytes.len())) {
+                bytes[byte] = *value;
+            }
+        }
+        bytes.truncate(keep.index(bytes.len() + 1));
+        if let Some((kind, len)) = header {
+            bytes.extend([kind, 3, 3]);
+            bytes.extend(len.to_be_bytes());
+        }
+        bytes.extend(garbage);
+        pair.far.input.extend(bytes);
+        pair.far.reads.extend(reads);
+        let outcome = read_all(&mut pair.server, &mut pair.far, &mut pair.plain);
+        prop_assert_eq!(outcome.is_ok_and(|plain| !plain.is_empty() && stage < 2), false);
+        assert!(pair.server.held.len() <= READ_BYTES && pair.server.pending.len() <= PENDING_BYTES_MAX);
+        // Nor do the calls that may follow.
+        let _ = pair.server.write(&mut pair.far, &slices(b"anybody there?"));
+        let _ = pair.server.close(&mut pair.far);
+    }
+}
