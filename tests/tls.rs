@@ -452,7 +452,7 @@ fn what_a_peer_does_not_read_holds_up_its_requests() {
     let mut client = small(&secure, "/echo");
     let message = binary(&[7; 50_000]);
     let flood = message.repeat(FLOOD);
-    let taken = client.send_until_blocked(&flood, Duration::from_millis(500));
+    let taken = client.send_until_blocked(&flood, Duration::from_millis(50));
     assert!(taken < flood.len(), "everything was taken");
     secure.server.assert_stays("its answers are bounded", Duration::from_millis(100), |metrics| {
         metrics.queued_bytes < 2 * 1024 * 1024
