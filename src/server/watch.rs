@@ -31,7 +31,9 @@ const SERIOUS: [(&str, &str); 8] = [
     ("closed_slow", "connections closed with 1013 (slow consumer)"),
     ("handshakes_foreign_origin", "handshakes refused (page from another origin; see --allow-origin)"),
 ];
-const MINOR: [(&str, &str); 7] = [
+const MINOR: [(&str, &str); 9] = [
+    ("tls_failed", "TLS handshakes failed"),
+    ("tls_timed_out", "TLS handshakes not finished in time"),
     ("closed_rate", "connections closed (more messages than --message-rate)"),
     ("handshakes_refused", "handshakes refused (malformed)"),
     ("handshakes_rejected", "handshakes refused (by the app)"),

@@ -1,0 +1,90 @@
+//! What all workers of a server share.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::time::Instant;
+
+use crate::config::{Deflate, Drain, Limits, Origins, Proxies, RouteOptions};
+use crate::conn::QueueRules;
+use crate::http::Page;
+use crate::hub::audience::Audience;
+use crate::id::Micros;
+use crate::metrics::{Drops, WorkerMetrics};
+use crate::net::addresses::Addresses;
+use crate::net::mailbox::{Mail, Mailbox};
+use crate::net::pace::Pace;
+use crate::net::tls::Certificates;
+use crate::route::Router;
+use crate::state::{SharedState, State};
+
+/// What all workers of a server share.
+pub(crate) struct Shared {
+    pub(crate) mailboxes: Vec<Mailbox>,
+    pub(crate) metrics: Vec<Arc<WorkerMetrics>>,
+    pub(crate) audience: Arc<Audience>,
+    /// By worker and route: what was dropped.
+    pub(crate) drops: Vec<Vec<Arc<Drops>>>,
+    pub(crate) router: Arc<Router>,
+    pub(crate) pages: Arc<[Page]>,
+    pub(crate) limits: Limits,
+    pub(crate) origins: Origins,
+    pub(crate) deflate: Option<Deflate>,
+    pub(crate) backlog: u32,
+    pub(crate) proxies: Arc<Proxies>,
+    pub(crate) addresses: Arc<Addresses>,
+    pub(crate) pace: Pace,
+    /// Listening sockets from elsewhere, in every descriptor table under the same number.
+    pub(crate) inherited: Vec<TcpListener>,
+    pub(crate) drain: Drain,
+    pub(crate) state: Arc<SharedState>,
+    /// Workers of which a drain has left nothing.
+    pub(crate) drained: AtomicUsize,
+    /// Bytes of memory that all queues together may hold; 0 for no limit.
+    pub(crate) queue_total: u64,
+    /// Whether the log says that there were too many.
+    pub(crate) memory_warned: AtomicBool,
+    /// Where certificates come from, if there is a listener that needs them.
+    pub(crate) certificates: Option<Certificates>,
+    /// Connections held by all workers.
+    pub(crate) connections: AtomicUsize,
+    /// Connections that all workers together may hold.
+    pub(crate) connections_max: AtomicUsize,
+    /// When the server started: the zero of every worker's time.
+    pub(crate) started: Instant,
+    /// Messages published by threads that are no workers.
+    pub(crate) published_outside: AtomicU64,
+    /// The kernel's names for the workers' threads; 0 before they run.
+    pub(crate) thread_ids: Vec<AtomicU32>,
+}
+
+impl Shared {
+    /// The time since the server started.
+    pub(crate) fn now(&self) -> Micros {
+        Micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Tells every worker to stop.
+    pub(crate) fn shut_down(&self) {
+        self.state.advance(State::Draining);
+        for mailbox in &self.mailboxes {
+            mailbox.post(Mail::Shutdown);
+        }
+    }
+
+    /// By route: what happens to those who do not keep up. Never empty, for connections that have no route yet.
+    pub(in crate::net) fn queue_rules(&self, worker: u16) -> Vec<QueueRules> {
+        let options = self.router.options().iter().cloned().chain(std::iter::repeat(RouteOptions::default()));
+        let drops = self.drops[usize::from(worker)].iter();
+        let rules = |(drops, options)| QueueRules::new(&self.limits, &options, Arc::clone(drops));
+        drops.zip(options).map(rules).collect()
+    }
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoints {
+    pub(crate) all: Vec<SocketAddr>,
+    /// How many of them speak no TLS; those come first.
+    pub(crate) plain: usize,
+}
