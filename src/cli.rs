@@ -1,16 +1,23 @@
 //! What the user typed, and what it means. The only place that names clap.
 
+mod app;
+mod example;
+mod file;
 mod limits;
 mod values;
 
+use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::PathBuf;
 
+use app::AppFlags;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser};
+use file::{File, RouteFlags};
 use limits::{DeflateFlags, LimitFlags};
 use values::{host_and_port, network, origin};
-use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
+use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink};
 use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, Server};
 
 /// A WebSocket server for connection scale.
@@ -20,6 +27,13 @@ use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, Serv
 #[derive(Debug, Parser)]
 #[command(name = "wsd", version, max_term_width = 100)]
 pub(crate) struct Cli {
+    /// File of settings, in TOML: a key for each flag, and routes. Flags and environment win over it
+    #[arg(long, value_name = "FILE", env = "WSD_CONFIG")]
+    config: Option<PathBuf>,
+
+    #[arg(skip)]
+    routes: Vec<RouteFlags>,
+
     /// Address to listen on; may be repeated. `localhost` is both loopback addresses
     #[arg(long, value_name = "HOST:PORT", env = "WSD_LISTEN", value_delimiter = ',',
           default_value = "localhost:8080", value_parser = host_and_port)]
@@ -30,25 +44,12 @@ pub(crate) struct Cli {
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
-    /// What runs on `/`
-    #[arg(long, env = "WSD_APP", default_value = "chat")]
-    app: AppName,
+    #[command(flatten)]
+    app: AppFlags,
 
     /// Further path on which --app runs; may be repeated. `{name}` is any segment, `*` whatever follows
     #[arg(long = "path", value_name = "PATH", env = "WSD_PATH", value_delimiter = ',')]
     paths: Vec<String>,
-
-    /// Text that --app sends to each new connection [default: none; a JSON greeting for chat]
-    #[arg(long, value_name = "TEXT", env = "WSD_GREETING")]
-    greeting: Option<String>,
-
-    /// What `--app echo` answers to a text, with {} for the text
-    #[arg(long, value_name = "TEMPLATE", env = "WSD_REPLY", default_value = "{}")]
-    reply: String,
-
-    /// `--app broadcast` and `chat` send to all but the sender
-    #[arg(long, env = "WSD_SKIP_SENDER")]
-    skip_sender: bool,
 
     /// Origin of web pages that may connect, such as https://app.example.com; may be repeated; `*` for any. Pages
     /// from the same host always may [default: on loopback addresses also pages from localhost and from files]
@@ -60,7 +61,7 @@ pub(crate) struct Cli {
     trusted_proxy: Vec<IpNet>,
 
     /// Connections from a --trusted-proxy begin with a PROXY protocol header, version 1 or 2
-    #[arg(long, env = "WSD_PROXY_PROTOCOL", requires = "trusted_proxy")]
+    #[arg(long, env = "WSD_PROXY_PROTOCOL")]
     proxy_protocol: bool,
 
     /// What to write to stderr; `debug` shows connects, closes and messages
@@ -80,73 +81,69 @@ pub(crate) struct Cli {
     deflate: DeflateFlags,
 }
 
-/// The apps of the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum AppName {
-    /// Everything to everyone, with a JSON greeting
-    Chat,
-    /// Everything to everyone
-    Broadcast,
-    /// Everything back to its sender
-    Echo,
-    /// Takes everything, answers nothing
-    Sink,
-}
-
 impl Cli {
-    /// Reads the command line and the environment. What is wrong is returned as one line.
+    /// Reads the command line, the environment and the file that they name. What is wrong is returned as one line.
     ///
     /// Help, version and limits are printed to stdout, and end the program.
     pub(crate) fn from_environment() -> Result<Self, String> {
-        let command = Self::command();
-        let parsed = command.clone().try_get_matches();
+        let (cli, command, matches) = Self::read(std::env::args_os().collect())?;
+        if cli.print_limits {
+            let _ = write!(std::io::stdout(), "{}", limits::table(&command, &matches));
+            std::process::exit(0)
+        }
+        Ok(cli)
+    }
+
+    fn read(arguments: Vec<OsString>) -> Result<(Self, Command, ArgMatches), String> {
+        let mut command = Self::command();
+        // Which file, if any. What else may be wrong is told when its values are known.
+        let first = command.clone().ignore_errors(true).try_get_matches_from(&arguments);
+        let path = first.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
+        let mut routes = Vec::new();
+        if let Some(path) = path {
+            let file = File::read(&path, &command)?;
+            command = file.apply(command);
+            routes = file.routes;
+        }
+        let parsed = command.clone().try_get_matches_from(&arguments);
         let parsed = parsed.and_then(|matches| Self::from_arg_matches(&matches).map(|cli| (cli, matches)));
-        match parsed {
-            Ok((cli, matches)) if cli.print_limits => {
-                let _ = write!(std::io::stdout(), "{}", limits::table(&command, &matches));
-                std::process::exit(0)
-            }
-            Ok((cli, _)) => Ok(cli),
+        let (mut cli, matches) = match parsed {
+            Ok(parsed) => parsed,
             Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 error.exit()
             }
-            Err(error) => Err(one_line(&error)),
+            Err(error) => return Err(one_line(&error)),
+        };
+        if cli.proxy_protocol && cli.trusted_proxy.is_empty() {
+            return Err("wsd: --proxy-protocol needs a --trusted-proxy, such as 10.0.0.0/8; see wsd --help"
+                .to_owned());
         }
+        cli.routes = routes;
+        Ok((cli, command, matches))
     }
 
-    /// The server that was asked for.
+    /// The server that was asked for: the routes of the file, or, where it has none, those that are always there and
+    /// the app of the flags.
     pub(crate) fn server(&self) -> Builder {
-        let mut builder = Server::builder()
-            .config(self.config())
-            .route("/echo", Echo::default)
-            .route("/chat", chat)
-            .route("/sink", Sink::default)
-            .route("/rooms/{room}", Broadcast::by_path)
-            .page(Page::html("/", wsd::http::CHAT_PAGE));
-        for path in std::iter::once("/").chain(self.paths.iter().map(String::as_str)) {
-            builder = self.add_app(builder, path);
+        let mut builder = Server::builder().config(self.config());
+        for route in &self.routes {
+            builder = route.app.add(builder, &route.path, route.topic.as_deref());
+        }
+        if self.routes.is_empty() {
+            builder = builder
+                .route("/echo", Echo::default)
+                .route("/chat", || Broadcast::to_topic("chat").greeting(Some(CHAT_GREETING.to_owned())))
+                .route("/sink", Sink::default)
+                .route("/rooms/{room}", Broadcast::by_path);
+            for path in std::iter::once("/").chain(self.paths.iter().map(String::as_str)) {
+                builder = self.app.add(builder, path, Some(self.app.common_topic()));
+            }
+        }
+        // The page talks to the path that it is on.
+        if self.routes.is_empty() || self.routes.iter().any(|route| route.path == "/") {
+            builder = builder.page(Page::html("/", wsd::http::CHAT_PAGE));
         }
         builder
-    }
-
-    fn add_app(&self, builder: Builder, path: &str) -> Builder {
-        let greeting = self.greeting.clone();
-        let skip = self.skip_sender;
-        match self.app {
-            AppName::Echo => {
-                let reply = Template::new(&self.reply);
-                builder.route(path, move || Echo::new(greeting.clone(), reply.clone()))
-            }
-            AppName::Sink => builder.route(path, move || Sink::new(greeting.clone())),
-            // One audience, whatever the path.
-            AppName::Broadcast => builder.route(path, move || {
-                Broadcast::to_topic("broadcast").greeting(greeting.clone()).skip_sender(skip)
-            }),
-            AppName::Chat => builder.route(path, move || {
-                let chat = chat().skip_sender(skip);
-                if greeting.is_some() { chat.greeting(greeting.clone()) } else { chat }
-            }),
-        }
     }
 
     fn origins(&self) -> Origins {
@@ -178,11 +175,6 @@ impl Cli {
         }
         config
     }
-}
-
-/// The tutorial's chat, which `/` and `/chat` share.
-fn chat() -> Broadcast {
-    Broadcast::to_topic("chat").greeting(Some(CHAT_GREETING.to_owned()))
 }
 
 /// What is wrong, with the flag and the remedy, on one line.
