@@ -1,28 +1,32 @@
 //! What the user typed, and what it means. The only place that names clap.
 
+mod app;
 mod drain;
+mod example;
+mod file;
 mod limits;
 mod tls;
 mod tools;
 mod values;
 
+use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
-use clap::builder::{ArgPredicate, PossibleValuesParser, TypedValueParser as _};
+use app::AppFlags;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use drain::DrainFlags;
+use file::{File, RouteFlags};
 use limits::{DeflateFlags, LimitFlags};
 use tls::TlsFlags;
 pub(crate) use tls::certificate_line;
 use tools::Tool;
 use values::{Admin, admin_address, host_and_port, network, origin};
-use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
-use wsd::{
-    Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, RouteOptions, Server, SlowPolicy,
-    StartError,
-};
+use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink};
+use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, Server, StartError};
 
 /// A WebSocket server for connection scale.
 ///
@@ -43,15 +47,22 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     tool: Option<Tool>,
 
-    /// Whether --listen was given, here or in the environment.
+    /// File of settings, in TOML: a key for each flag, and routes. Flags and environment win over it
+    #[arg(long, value_name = "FILE", env = "WSD_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// The routes of that file.
+    #[arg(skip)]
+    routes: Vec<RouteFlags>,
+
+    /// Whether --listen was given, here, in the environment or in the file.
     #[arg(skip)]
     listen_given: bool,
 
     /// Address to listen on; may be repeated. `localhost` is both loopback addresses. The default gives way to
     /// sockets that systemd passes, and to --tls-cert
     #[arg(long, value_name = "HOST:PORT", env = "WSD_LISTEN", value_delimiter = ',',
-          default_value = "localhost:8080", default_value_if("tls_cert", ArgPredicate::IsPresent, None),
-          value_parser = host_and_port)]
+          default_value = "localhost:8080", value_parser = host_and_port)]
     listen: Vec<String>,
 
     /// Worker threads [default: one for each core]
@@ -59,33 +70,12 @@ pub(crate) struct Cli {
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
-    /// What runs on `/`
-    #[arg(long, env = "WSD_APP", default_value = "chat")]
-    app: AppName,
+    #[command(flatten)]
+    app: AppFlags,
 
     /// Further path on which --app runs; may be repeated. `{name}` is any segment, `*` whatever follows
     #[arg(long = "path", value_name = "PATH", env = "WSD_PATH", value_delimiter = ',')]
     paths: Vec<String>,
-
-    /// Text that --app sends to each new connection [default: none; a JSON greeting for chat]
-    #[arg(long, value_name = "TEXT", env = "WSD_GREETING")]
-    greeting: Option<String>,
-
-    /// What `--app echo` answers to a text, with {} for the text
-    #[arg(long, value_name = "TEMPLATE", env = "WSD_REPLY", default_value = "{}")]
-    reply: String,
-
-    /// `--app broadcast` and `chat` send to all but the sender
-    #[arg(long, env = "WSD_SKIP_SENDER")]
-    skip_sender: bool,
-
-    /// What happens on the paths of --app when others send more to a connection than it takes
-    #[arg(long, value_name = "POLICY", env = "WSD_SLOW_POLICY", default_value = "close")]
-    slow_policy: PolicyName,
-
-    /// Text that a connection is sent once where messages to it were dropped, before the next one
-    #[arg(long, value_name = "TEXT", env = "WSD_GAP_NOTICE")]
-    gap_notice: Option<String>,
 
     /// Origin of web pages that may connect, such as https://app.example.com; may be repeated; `*` for any. Pages
     /// from the same host always may [default: on loopback addresses also pages from localhost and from files]
@@ -97,7 +87,7 @@ pub(crate) struct Cli {
     trusted_proxy: Vec<IpNet>,
 
     /// Connections from a --trusted-proxy begin with a PROXY protocol header, version 1 or 2
-    #[arg(long, env = "WSD_PROXY_PROTOCOL", requires = "trusted_proxy")]
+    #[arg(long, env = "WSD_PROXY_PROTOCOL")]
     proxy_protocol: bool,
 
     /// Where to show metrics, health and connections: HOST:PORT or unix:PATH [default: nowhere]. Whoever reaches it
@@ -141,81 +131,66 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// The apps of the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum AppName {
-    /// Everything to everyone, with a JSON greeting
-    Chat,
-    /// Everything to everyone
-    Broadcast,
-    /// Everything back to its sender
-    Echo,
-    /// Takes everything, answers nothing
-    Sink,
-}
-
-/// The policies for those who do not keep up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PolicyName {
-    /// The connection is closed with 1013
-    Close,
-    /// What does not fit into its queue is dropped
-    DropNewest,
-    /// The oldest messages in its queue make room
-    DropOldest,
-    /// Each message replaces those that wait: tickers
-    Latest,
-}
-
-impl From<PolicyName> for SlowPolicy {
-    fn from(name: PolicyName) -> Self {
-        match name {
-            PolicyName::Close => Self::Close,
-            PolicyName::DropNewest => Self::DropNewest,
-            PolicyName::DropOldest => Self::DropOldest,
-            PolicyName::Latest => Self::Latest,
-        }
-    }
-}
-
 impl Cli {
-    /// Reads the command line and the environment. What is wrong is returned as one line.
+    /// Reads the command line, the environment and the file that they name. What is wrong is returned as one line.
     ///
     /// Help, version, limits and what the subcommands have to say are printed to stdout, and end the program.
     pub(crate) fn from_environment() -> Result<Self, String> {
-        let command = Self::command();
-        let parsed = command.clone().try_get_matches();
+        let (cli, command, matches) = Self::read(std::env::args_os().collect())?;
+        if cli.print_limits {
+            let _ = write!(std::io::stdout(), "{}", limits::table(&command, &matches));
+            std::process::exit(0)
+        }
+        if let Some(tool) = &cli.tool {
+            tool.run(&command, cli.listen.first().map_or("localhost:8080", String::as_str))?;
+            std::process::exit(0)
+        }
+        Ok(cli)
+    }
+
+    /// What a file alone means, as `wsd check-config` asks.
+    fn of_file(file: &Path) -> Result<Self, String> {
+        let (cli, _, _) = Self::read(vec!["wsd".into(), "--config".into(), file.into()])?;
+        let server = cli.add_routes(Server::builder().config(cli.config()));
+        server.check().map_err(|error| format!("wsd: {}: {error}", file.display()))?;
+        Ok(cli)
+    }
+
+    /// What these arguments mean, and the command with the file's values for defaults.
+    fn read(arguments: Vec<OsString>) -> Result<(Self, Command, ArgMatches), String> {
+        let mut command = Self::command();
+        // Which file, if any. What else may be wrong is told when its values are known.
+        let first = command.clone().ignore_errors(true).try_get_matches_from(&arguments);
+        let path = first.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
+        let file = path.map(|path| File::read(&path, &command)).transpose()?.unwrap_or_default();
+        command = file.apply(command);
+        let parsed = command.clone().try_get_matches_from(&arguments);
         let parsed = parsed.and_then(|matches| Self::from_arg_matches(&matches).map(|cli| (cli, matches)));
-        match parsed {
-            Ok((cli, matches)) if cli.print_limits => {
-                let _ = write!(std::io::stdout(), "{}", limits::table(&command, &matches));
-                std::process::exit(0)
-            }
-            Ok((Self { tool: Some(tool), listen, .. }, _)) => {
-                tool.run(&command, &listen[0])?;
-                std::process::exit(0)
-            }
-            Ok((mut cli, matches)) => {
-                let source = matches.value_source("listen");
-                cli.listen_given = source.is_some_and(|source| source != ValueSource::DefaultValue);
-                cli.checked()
-            }
+        let (mut cli, matches) = match parsed {
+            Ok(parsed) => parsed,
             Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 error.exit()
             }
-            Err(error) => Err(one_line(&error)),
+            Err(error) => return Err(one_line(&error)),
+        };
+        cli.check()?;
+        let source = matches.value_source("listen");
+        cli.listen_given = file.sets("listen") || source.is_some_and(|it| it != ValueSource::DefaultValue);
+        if !cli.listen_given && cli.tls.is_on() {
+            cli.listen.clear();
         }
+        cli.routes = file.routes;
+        Ok((cli, command, matches))
     }
 
     /// What no single flag can know to be wrong.
-    fn checked(self) -> Result<Self, String> {
+    fn check(&self) -> Result<(), String> {
         self.tls.check()?;
-        if self.gap_notice.is_some() && self.slow_policy == PolicyName::Close {
-            let why =
-                "nothing is dropped with --slow-policy close; choose drop-newest, drop-oldest or latest";
-            return Err(format!("wsd: --gap-notice is of no use: {why}; see wsd --help"));
+        if self.proxy_protocol && self.trusted_proxy.is_empty() {
+            return Err("wsd: --proxy-protocol needs a --trusted-proxy, such as 10.0.0.0/8; see wsd --help"
+                .to_owned());
         }
-        Ok(self)
+        self.app.check().map_err(|what| format!("wsd: {what}; see wsd --help"))
     }
 
     /// The server that was asked for, on the sockets that systemd passes, if it does.
@@ -230,39 +205,26 @@ impl Cli {
         Ok(self.add_routes(builder))
     }
 
-    fn add_routes(&self, builder: Builder) -> Builder {
-        let mut builder = builder
-            .route("/echo", Echo::default)
-            .route("/chat", chat)
-            .route("/sink", Sink::default)
-            .route("/rooms/{room}", Broadcast::by_path)
-            .page(Page::html("/", wsd::http::CHAT_PAGE));
-        for path in std::iter::once("/").chain(self.paths.iter().map(String::as_str)) {
-            builder = self.add_app(builder, path);
+    /// The routes of the file, or, where it has none, those that are always there and the app of the flags.
+    fn add_routes(&self, mut builder: Builder) -> Builder {
+        for route in &self.routes {
+            builder = route.app.add(builder, &route.path, route.topic.as_deref());
+        }
+        if self.routes.is_empty() {
+            builder = builder
+                .route("/echo", Echo::default)
+                .route("/chat", || Broadcast::to_topic("chat").greeting(Some(CHAT_GREETING.to_owned())))
+                .route("/sink", Sink::default)
+                .route("/rooms/{room}", Broadcast::by_path);
+            for path in std::iter::once("/").chain(self.paths.iter().map(String::as_str)) {
+                builder = self.app.add(builder, path, Some(self.app.common_topic()));
+            }
+        }
+        // The page talks to the path that it is on.
+        if self.routes.is_empty() || self.routes.iter().any(|route| route.path == "/") {
+            builder = builder.page(Page::html("/", wsd::http::CHAT_PAGE));
         }
         builder
-    }
-
-    fn add_app(&self, builder: Builder, path: &str) -> Builder {
-        let greeting = self.greeting.clone();
-        let skip = self.skip_sender;
-        let options =
-            RouteOptions { slow_policy: self.slow_policy.into(), gap_notice: self.gap_notice.clone() };
-        match self.app {
-            AppName::Echo => {
-                let reply = Template::new(&self.reply);
-                builder.route_with(path, options, move || Echo::new(greeting.clone(), reply.clone()))
-            }
-            AppName::Sink => builder.route_with(path, options, move || Sink::new(greeting.clone())),
-            // One audience, whatever the path.
-            AppName::Broadcast => builder.route_with(path, options, move || {
-                Broadcast::to_topic("broadcast").greeting(greeting.clone()).skip_sender(skip)
-            }),
-            AppName::Chat => builder.route_with(path, options, move || {
-                let chat = chat().skip_sender(skip);
-                if greeting.is_some() { chat.greeting(greeting.clone()) } else { chat }
-            }),
-        }
     }
 
     fn origins(&self) -> Origins {
@@ -298,11 +260,6 @@ impl Cli {
         }
         config
     }
-}
-
-/// The tutorial's chat, which `/` and `/chat` share.
-fn chat() -> Broadcast {
-    Broadcast::to_topic("chat").greeting(Some(CHAT_GREETING.to_owned()))
 }
 
 /// What is wrong, with the flag and the remedy, on one line.
@@ -366,8 +323,7 @@ mod tests {
 
     #[test]
     fn a_gap_notice_needs_gaps() {
-        let parse =
-            |args: &[&str]| Cli::parse_from([&["wsd", "--gap-notice", "gap"], args].concat()).checked();
+        let parse = |args: &[&str]| Cli::parse_from([&["wsd", "--gap-notice", "gap"], args].concat()).check();
         let line = parse(&[]).expect_err("nothing is dropped");
         assert!(line.contains("--gap-notice") && line.contains("--slow-policy"), "{line}");
         for policy in ["drop-newest", "drop-oldest", "latest"] {

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::ArgPredicate;
 use wsd::{CertificateError, CertificateFiles, Tls};
 
 use super::values::host_and_port;
+
+/// Where TLS is spoken unless that is said.
+const DEFAULT_LISTEN: &str = "localhost:8443";
 
 /// Certificates are read again on SIGHUP.
 #[derive(Args, Debug)]
@@ -21,8 +23,7 @@ pub(super) struct TlsFlags {
     tls_key: Vec<PathBuf>,
 
     /// Address to listen on with TLS; may be repeated [default: localhost:8443 with --tls-cert, or none]
-    #[arg(long, value_name = "HOST:PORT", env = "WSD_TLS_LISTEN", value_delimiter = ',', value_parser = host_and_port,
-          default_value_if("tls_cert", ArgPredicate::IsPresent, "localhost:8443"), hide_default_value = true)]
+    #[arg(long, value_name = "HOST:PORT", env = "WSD_TLS_LISTEN", value_delimiter = ',', value_parser = host_and_port)]
     tls_listen: Vec<String>,
 }
 
@@ -44,12 +45,19 @@ impl TlsFlags {
         Err(format!("wsd: {wrong}; see wsd --help"))
     }
 
+    /// Whether TLS is spoken at all.
+    pub(super) fn is_on(&self) -> bool {
+        !self.tls_cert.is_empty()
+    }
+
     pub(super) fn config(&self) -> Option<Tls> {
         let pairs = self.tls_cert.iter().zip(&self.tls_key);
         let certificates: Vec<_> = pairs
             .map(|(certificate, key)| CertificateFiles { certificate: certificate.clone(), key: key.clone() })
             .collect();
-        (!certificates.is_empty()).then(|| Tls { listen: self.tls_listen.clone(), certificates })
+        let default = || vec![DEFAULT_LISTEN.to_owned()];
+        let listen = if self.tls_listen.is_empty() { default() } else { self.tls_listen.clone() };
+        self.is_on().then_some(Tls { listen, certificates })
     }
 }
 

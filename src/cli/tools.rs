@@ -1,6 +1,7 @@
 //! What else the program does than serve.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Command, Subcommand};
@@ -32,6 +33,13 @@ pub(super) enum Tool {
     },
     /// Prints the manual page, for `man -l -`
     Man,
+    /// Says what is wrong with a configuration file; exits with 0 if nothing is
+    CheckConfig {
+        /// The file
+        file: PathBuf,
+    },
+    /// Prints a configuration file with all settings, their defaults and what they mean
+    ExampleConfig,
 }
 
 impl Tool {
@@ -56,6 +64,11 @@ impl Tool {
                 let page = clap_mangen::Man::new(command.clone());
                 page.render(&mut out).map_err(|error| one_line(&error.into()))?;
             }
+            Self::CheckConfig { file } => {
+                super::Cli::of_file(file)?;
+                out.extend(format!("{}: ok\n", file.display()).into_bytes());
+            }
+            Self::ExampleConfig => out.extend(super::example::file(command).into_bytes()),
         }
         // A reader that has seen enough is no error.
         let _ = io::stdout().write_all(&out);

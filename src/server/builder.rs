@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::service::Service;
 use super::signals;
-use super::start::start;
+use super::start::{check, start};
 use super::{Handle, RunError, StartError};
 use crate::app::App;
 use crate::config::CertificateFiles;
@@ -183,6 +183,14 @@ impl Builder {
     pub fn page(mut self, page: Page) -> Self {
         self.pages.push(page);
         self
+    }
+
+    /// Whether it could start, as far as that can be told without starting it: routes, settings, certificates.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), but for what the system has to say.
+    pub fn check(&self) -> Result<(), StartError> {
+        check(self)
     }
 
     /// Starts the server, and returns when it accepts connections on all its addresses.

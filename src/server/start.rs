@@ -45,11 +45,8 @@ struct Go {
 
 /// Starts a server, and returns when it accepts connections on all its addresses.
 pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
-    let Builder { mut config, router, pages, listeners, invalid, .. } = builder;
-    if let Some(error) = invalid {
-        return Err(StartError::Route(error));
-    }
-    check(&config, &listeners)?;
+    check_but_for_certificates(&builder)?;
+    let Builder { mut config, router, pages, listeners, .. } = builder;
     if config.threads == 0 {
         config.threads = thread::available_parallelism().map_or(1, usize::from);
     }
@@ -145,7 +142,20 @@ fn share(
     })
 }
 
-fn check(config: &Config, listeners: &[TcpListener]) -> Result<(), StartError> {
+/// Whether a server could start, as far as that can be told without starting it.
+pub(super) fn check(builder: &Builder) -> Result<(), StartError> {
+    check_but_for_certificates(builder)?;
+    load(&builder.config).map(drop)
+}
+
+fn check_but_for_certificates(builder: &Builder) -> Result<(), StartError> {
+    if let Some(error) = &builder.invalid {
+        return Err(StartError::Route(error.clone()));
+    }
+    check_settings(&builder.config, &builder.listeners)
+}
+
+fn check_settings(config: &Config, listeners: &[TcpListener]) -> Result<(), StartError> {
     if config.threads > usize::from(u16::MAX) {
         return Err(StartError::Setting("there can be at most 65535 threads"));
     }

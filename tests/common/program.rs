@@ -52,7 +52,7 @@ impl Program {
         // The end of its standard output is closed with the reader: that must not matter to it.
         BufReader::new(stdout).read_line(&mut ready).expect("its output is readable");
         let program = Self { child: Some(child), ready };
-        assert!(program.ready.starts_with("wsd ready on http://"), "{:?}", program.output());
+        assert!(program.ready.starts_with("wsd ready on http"), "{:?}", program.output());
         program
     }
 

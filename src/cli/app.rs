@@ -1,0 +1,108 @@
+//! What runs on a path, from the command line or from a route of the configuration file.
+
+use clap::{Args, ValueEnum};
+use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
+use wsd::{Builder, RouteOptions, SlowPolicy};
+
+/// An app with its settings.
+#[derive(Args, Clone, Debug)]
+pub(super) struct AppFlags {
+    /// What runs on `/`
+    #[arg(long, env = "WSD_APP", default_value = "chat")]
+    app: AppName,
+
+    /// Text that --app sends to each new connection [default: none; a JSON greeting for chat]
+    #[arg(long, value_name = "TEXT", env = "WSD_GREETING")]
+    greeting: Option<String>,
+
+    /// What `--app echo` answers to a text, with {} for the text
+    #[arg(long, value_name = "TEMPLATE", env = "WSD_REPLY", default_value = "{}")]
+    reply: String,
+
+    /// `--app broadcast` and `chat` send to all but the sender
+    #[arg(long, env = "WSD_SKIP_SENDER")]
+    skip_sender: bool,
+
+    /// What happens on the paths of --app when others send more to a connection than it takes
+    #[arg(long, value_name = "POLICY", env = "WSD_SLOW_POLICY", default_value = "close")]
+    slow_policy: PolicyName,
+
+    /// Text that a connection is sent once where messages to it were dropped, before the next one
+    #[arg(long, value_name = "TEXT", env = "WSD_GAP_NOTICE")]
+    gap_notice: Option<String>,
+}
+
+/// The policies for those who do not keep up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PolicyName {
+    /// The connection is closed with 1013
+    Close,
+    /// What does not fit into its queue is dropped
+    DropNewest,
+    /// The oldest messages in its queue make room
+    DropOldest,
+    /// Each message replaces those that wait: tickers
+    Latest,
+}
+
+impl From<PolicyName> for SlowPolicy {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::Close => Self::Close,
+            PolicyName::DropNewest => Self::DropNewest,
+            PolicyName::DropOldest => Self::DropOldest,
+            PolicyName::Latest => Self::Latest,
+        }
+    }
+}
+
+/// The apps of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AppName {
+    /// Everything to everyone, with a JSON greeting
+    Chat,
+    /// Everything to everyone
+    Broadcast,
+    /// Everything back to its sender
+    Echo,
+    /// Takes everything, answers nothing
+    Sink,
+}
+
+impl AppFlags {
+    /// What no single flag can know to be wrong.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.gap_notice.is_some() && self.slow_policy == PolicyName::Close {
+            let why =
+                "nothing is dropped with --slow-policy close; choose drop-newest, drop-oldest or latest";
+            return Err(format!("--gap-notice is of no use: {why}"));
+        }
+        Ok(())
+    }
+
+    /// Runs it on `path`. Broadcasts go to one audience for all paths of a topic; without one, each path has its own.
+    pub(super) fn add(&self, builder: Builder, path: &str, topic: Option<&str>) -> Builder {
+        let greeting = self.greeting.clone();
+        let options =
+            RouteOptions { slow_policy: self.slow_policy.into(), gap_notice: self.gap_notice.clone() };
+        match self.app {
+            AppName::Echo => {
+                let reply = Template::new(&self.reply);
+                builder.route_with(path, options, move || Echo::new(greeting.clone(), reply.clone()))
+            }
+            AppName::Sink => builder.route_with(path, options, move || Sink::new(greeting.clone())),
+            AppName::Broadcast | AppName::Chat => {
+                let audience = topic.map_or_else(Broadcast::by_path, Broadcast::to_topic);
+                let chat = (self.app == AppName::Chat).then(|| CHAT_GREETING.to_owned());
+                let app = audience.greeting(greeting.or(chat)).skip_sender(self.skip_sender);
+                builder.route_with(path, options, move || app.clone())
+            }
+        }
+    }
+
+    /// The audience that all paths of the command line share.
+    pub(super) fn common_topic(&self) -> &'static str {
+        // /chat is the same room as / where that is a chat.
+        if self.app == AppName::Chat { "chat" } else { "broadcast" }
+    }
+}

@@ -1,0 +1,166 @@
+//! The configuration file: what it says is served, what is nearer to the command line wins, what is wrong is named.
+
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::Output;
+
+use common::program::{Program, run, wsd};
+use common::{request, text};
+
+/// A file that is gone with the test.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, content: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("wsd-{}-{name}.toml", std::process::id()));
+        std::fs::write(&path, content).expect("a temporary file");
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn said(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_file_s_routes_are_served_and_no_others() {
+    let file = File::new(
+        "routes",
+        r#"
+            threads = 1
+            listen = ["127.0.0.1:0"]
+
+            [[route]]
+            path = "/shout"
+            app = "echo"
+            reply = "{}!"
+            greeting = "hi"
+
+            [[route]]
+            path = "/scores/{game}"
+            app = "broadcast"
+            skip-sender = true
+            slow-policy = "latest"
+            gap-notice = "gap"
+
+            [[route]]
+            path = "/live/*"
+            app = "broadcast"
+            topic = "live"
+        "#,
+    );
+    let program = Program::start(wsd(&["--config", file.path()]));
+    let mut shout = program.open("/shout");
+    shout.assert_text("hi");
+    shout.send(text("hello"));
+    shout.assert_text("hello!");
+    shout.close();
+
+    let [mut one, mut two, other] = ["/scores/1", "/scores/1", "/scores/2"].map(|path| program.open(path));
+    one.send(text("1:0"));
+    two.assert_text("1:0");
+    two.send(text("1:1"));
+    one.assert_text("1:1");
+    [one, two, other].into_iter().for_each(common::Client::close);
+
+    let [mut here, mut there] = ["/live/a", "/live/b"].map(|path| program.open(path));
+    here.send(text("everywhere"));
+    here.assert_text("everywhere");
+    there.assert_text("everywhere");
+    [here, there].into_iter().for_each(common::Client::close);
+
+    for path in ["/", "/echo", "/chat", "/rooms/a"] {
+        let mut client = program.connect();
+        client.send(request(path));
+        client.assert_status(404);
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let file = File::new("order", "max-message = \"1KiB\"\nmax-fragments = 7\nmax-headers = 9\n");
+    let mut command = wsd(&["--print-limits", "--max-message", "3KiB"]);
+    command.env("WSD_CONFIG", file.path()).env("WSD_MAX_MESSAGE", "2KiB").env("WSD_MAX_FRAGMENTS", "8");
+    let output = run(command);
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    for (flag, value) in [("--max-message", "3KiB"), ("--max-fragments", "8"), ("--max-headers", "9")] {
+        let line = printed.lines().find(|line| line.split_whitespace().next() == Some(flag)).expect(flag);
+        assert_eq!(line.split_whitespace().nth(1), Some(value), "{line}");
+    }
+}
+
+#[test]
+fn check_config_says_what_is_wrong_on_one_line() {
+    let sound = File::new("sound", "threads = 2\n[[route]]\npath = \"/\"\n");
+    let output = run(wsd(&["check-config", sound.path()]));
+    assert_eq!((said(&output).0, output.stdout.ends_with(b": ok\n")), (Some(0), true), "{output:?}");
+
+    for (number, (content, wrong)) in [
+        ("max-mesage = 1", "did you mean `max-message`?"),
+        ("\n\nthreads = 0", ":3: "),
+        ("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a\"", "stands twice"),
+        ("[[route]]\npath = \"a\"", "does not start with /"),
+        ("[[route]]\napp = \"echo\"", "needs a `path`"),
+        ("[[route]]\npath = \"/\"\ngap-notice = \"x\"", "--slow-policy"),
+        ("proxy-protocol = true", "--trusted-proxy"),
+        ("drain-timeout = \"1s\"", "--drain-timeout"),
+        ("tls-cert = [\"/nowhere/cert.pem\"]", "--tls-key"),
+        ("tls-cert = [\"/nowhere/cert.pem\"]\ntls-key = [\"/nowhere/key.pem\"]", "/nowhere/cert.pem"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = File::new(&format!("wrong-{number}"), content);
+        for command in [wsd(&["check-config", file.path()]), wsd(&["--config", file.path()])] {
+            let (code, line) = said(&run(command));
+            assert_eq!((code, line.lines().count()), (Some(2), 1), "{content}: {line}");
+            assert!(line.contains(wrong), "{content}: {line}");
+        }
+    }
+    let (code, line) = said(&run(wsd(&["--config", "/nowhere/wsd.toml"])));
+    assert!(code == Some(2) && line.contains("--config /nowhere/wsd.toml"), "{line}");
+}
+
+#[test]
+fn the_example_can_be_checked() {
+    let output = run(wsd(&["example-config"]));
+    let file = File::new("example", &String::from_utf8(output.stdout).expect("UTF-8"));
+    assert_eq!(said(&run(wsd(&["check-config", file.path()]))).0, Some(0));
+}
+
+/// A certificate in the file has the same effect on the other addresses as one on the command line.
+#[cfg(feature = "tls")]
+#[test]
+fn with_a_certificate_in_the_file_there_is_no_plain_address_unless_it_is_named() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let certificate = File::new("cert", &made.cert.pem());
+    let key = File::new("key", &made.signing_key.serialize_pem());
+    let tls = format!(
+        "tls-cert = [{:?}]\ntls-key = [{:?}]\ntls-listen = [\"127.0.0.1:0\"]\n",
+        certificate.path(),
+        key.path()
+    );
+    let file = File::new("tls", &tls);
+    let child = Program::start(wsd(&["--config", file.path()]));
+    assert!(
+        child.ready.contains("https://127.0.0.1:") && !child.ready.contains("http://"),
+        "{}",
+        child.ready
+    );
+    let file = File::new("both", &format!("{tls}listen = [\"127.0.0.1:0\"]\n"));
+    let child = Program::start(wsd(&["--config", file.path()]));
+    assert!(child.ready.contains("https://127.0.0.1:") && child.ready.contains("http://"), "{}", child.ready);
+}
