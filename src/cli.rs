@@ -202,7 +202,30 @@ impl Cli {
         if self.listen_given {
             builder = builder.config(self.config());
         }
+        if self.config.is_some() {
+            builder = builder.on_reload(self.rereader());
+        }
         Ok(self.add_routes(builder))
+    }
+
+    /// Reads everything again. What the server itself does not know of, and needs a restart, is named here.
+    fn rereader(&self) -> impl FnMut() -> Result<Config, String> + Send + 'static {
+        let unseen = |cli: &Self| {
+            [
+                ("routes", format!("{:?} {:?} {:?}", cli.routes, cli.app, cli.paths)),
+                ("log", format!("{:?} {:?}", cli.log, cli.log_format)),
+            ]
+        };
+        let before = unseen(self);
+        move || {
+            let (cli, _, _) = Self::read(std::env::args_os().collect())?;
+            for ((name, old), (_, new)) in before.iter().zip(unseen(&cli)) {
+                if *old != new {
+                    tracing::warn!(settings = name, "settings that need a restart");
+                }
+            }
+            Ok(cli.config())
+        }
     }
 
     /// The routes of the file, or, where it has none, those that are always there and the app of the flags.

@@ -88,7 +88,7 @@ pub use metrics::{Metrics, RouteMetrics};
 pub use proto::handshake::Request;
 pub use proto::{Close, CloseCode, Message};
 pub use route::InvalidRoute;
-pub use server::{Builder, Ceiling, Handle, Remote, RunError, Server, StartError};
+pub use server::{Builder, Ceiling, Handle, Reloaded, Remote, RunError, Server, StartError};
 // What the networks of trusted proxies are written in.
 pub use ipnet::IpNet;
 pub use state::State;

@@ -5,6 +5,7 @@ mod ceiling;
 mod error;
 mod handle;
 mod memory;
+mod reload;
 mod service;
 mod signals;
 mod start;
@@ -14,6 +15,7 @@ pub use builder::Builder;
 pub use ceiling::Ceiling;
 pub use error::{RunError, StartError};
 pub use handle::{Handle, Remote};
+pub use reload::Reloaded;
 
 use crate::config::Config;
 

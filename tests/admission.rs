@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{Client, Running, calm, request, request_with, text};
 use wsd::apps::Echo;
-use wsd::{Config, Limits, Proxies, Server, StartError};
+use wsd::{Config, Drain, Limits, Proxies, Server, StartError};
 
 fn server(config: Config) -> Running {
     Running::start(Server::builder().config(Config { threads: 1, ..config }).app(Echo::default))
@@ -61,6 +61,23 @@ fn connections_over_the_rate_wait_and_are_not_refused() {
     assert!((1..=3).contains(&metrics.accepted_late), "{metrics:#?}");
     clients.into_iter().for_each(Client::reset);
     server.finish();
+}
+
+/// Whoever waits for its turn when the server ends is let in to be told so.
+#[test]
+fn a_drain_does_not_wait_for_the_rate() {
+    let at_once = Drain { grace: Duration::ZERO, spread: Duration::ZERO, ..Drain::default() };
+    let server = server(Config { accept_rate: 1, drain: at_once, limits: calm(), ..Config::default() });
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(request("/")));
+    clients[0].assert_upgraded();
+    server.remote().drain();
+    clients[0].assert_closes_with(1012);
+    for client in &mut clients[1..] {
+        client.assert_upgraded();
+        client.assert_closes_with(1012);
+    }
+    assert_eq!(server.finish().opened, 4);
 }
 
 #[test]

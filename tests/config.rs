@@ -9,6 +9,7 @@ use std::process::Output;
 
 use common::program::{Program, run, wsd};
 use common::{request, text};
+use rustix::process::Signal;
 
 /// A file that is gone with the test.
 struct File(PathBuf);
@@ -163,4 +164,54 @@ fn with_a_certificate_in_the_file_there_is_no_plain_address_unless_it_is_named()
     let file = File::new("both", &format!("{tls}listen = [\"127.0.0.1:0\"]\n"));
     let child = Program::start(wsd(&["--config", file.path()]));
     assert!(child.ready.contains("https://127.0.0.1:") && child.ready.contains("http://"), "{}", child.ready);
+}
+
+#[test]
+fn sighup_takes_up_what_it_can_and_names_what_it_cannot() {
+    let content = |rest: &str| {
+        format!("listen = [\"127.0.0.1:0\"]\nthreads = 1\n{rest}\n[[route]]\npath = \"/\"\napp = \"echo\"\n")
+    };
+    let file = File::new("reload", &content("max-message = 100"));
+    let program = Program::start(wsd(&["--config", file.path(), "--log", "info"]));
+    let long = "x".repeat(101);
+    let mut client = program.open("/");
+    client.send(text(&long));
+    client.assert_fails_with(1009);
+
+    // Connections that there are keep to the new limits too.
+    let mut there = program.open("/");
+    std::fs::write(file.path(), content("max-message = 200\nbacklog = 77")).expect("writable");
+    program.signal(Signal::HUP);
+    common::wait_until("the new limit is in force", || {
+        let mut client = program.open("/");
+        client.send_to_whom_it_may_concern(&text(&long));
+        let frame = client.read_frame();
+        frame.payload == long.as_bytes()
+    });
+    there.send(text(&long));
+    there.assert_text(&long);
+
+    program.signal(Signal::INT);
+    let log = String::from_utf8(program.output().stderr).expect("UTF-8");
+    for part in ["max-message", "settings that need a restart", "backlog"] {
+        assert!(log.contains(part), "no `{part}` in: {log}");
+    }
+}
+
+#[test]
+fn a_file_that_is_wrong_changes_nothing_and_other_routes_need_a_restart() {
+    for (now, said) in [("max-fragments = 0", "max-fragments"), ("[[route]]\npath = \"/more\"", "routes")] {
+        let file = File::new("unchanged", "listen = [\"127.0.0.1:0\"]\n");
+        let program = Program::start(wsd(&["--config", file.path()]));
+        let mut client = program.open("/echo");
+        std::fs::write(file.path(), format!("listen = [\"127.0.0.1:0\"]\n{now}\n")).expect("writable");
+        program.signal(Signal::HUP);
+        client.send(text("still here"));
+        client.assert_text("still here");
+        // Of two signals that wait, the hangup is taken first.
+        program.signal(Signal::INT);
+        let output = program.output();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && log.contains(said), "no `{said}` in: {log}");
+    }
 }

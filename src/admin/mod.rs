@@ -27,13 +27,11 @@ pub(crate) use listener::{Admin, bind};
 
 use std::sync::Arc;
 
-use crate::config::Config;
 use crate::net::worker::Shared;
 
 /// What is shown.
 pub(crate) struct View {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) config: Config,
     /// Whether each worker has a descriptor table of its own.
     pub(crate) private_tables: bool,
     /// Descriptors in each table.

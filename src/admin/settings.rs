@@ -1,5 +1,7 @@
 //! `/config`: the configuration in force, without its secrets.
 
+use std::sync::PoisonError;
+
 use serde_json::{Map, Value, json};
 
 use super::View;
@@ -11,7 +13,8 @@ const MASK: &str = "***";
 
 /// The configuration in force, defaults included.
 pub(super) fn show(view: &View) -> Value {
-    let mut config = serde_json::to_value(&view.config).unwrap_or_else(|error| json!(error.to_string()));
+    let present = view.shared.config.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut config = serde_json::to_value(&*present).unwrap_or_else(|error| json!(error.to_string()));
     for_people(&mut config);
     json!({
         "version": env!("CARGO_PKG_VERSION"),

@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::inspect::Inspection;
 use super::tls::ServerConfig;
+use super::worker::Settings;
 use crate::hub::batch::Batch;
 
 /// A message to a worker.
@@ -24,6 +25,8 @@ pub(crate) enum Mail {
     Inspect(Inspection),
     /// Let the connections go, bit by bit, and end.
     Drain,
+    /// Keep to these limits from now on.
+    Settings(Arc<Settings>),
     /// Accept with these certificates from now on.
     Certificates(ServerConfig),
     /// Stop accepting, close every connection, and end.

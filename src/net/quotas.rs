@@ -63,6 +63,13 @@ impl Quotas {
         }
     }
 
+    /// Other limits, for connections that come from now on.
+    pub(super) fn renew(&mut self, limits: &Limits) {
+        self.max_age = limits.max_age;
+        self.message_rate = limits.message_rate;
+        self.is_on |= !limits.max_age.is_zero() || limits.message_rate > 0;
+    }
+
     /// Whose a new connection is, with its place taken; `None` where the address has no place left.
     pub(super) fn claim(&self, peer: IpAddr) -> Option<Client> {
         if !self.is_on {

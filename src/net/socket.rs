@@ -10,7 +10,7 @@ use super::entry::{After, Delivered, Entry, Workbench};
 use super::quotas::Quotas;
 use super::slots::Key;
 use super::stream::Input;
-use super::worker::Shared;
+use super::worker::{Settings, Shared};
 use crate::app::{App, Orders, Places};
 use crate::config::{Deflate, Limits, Origins};
 use crate::conn::{Cause, QueueRules, Received, Step};
@@ -69,30 +69,41 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(worker: u16, shared: &Shared) -> Self {
+        let Settings { limits, origins } = shared.settings();
         Self {
             worker,
             now: Millis(0),
             turn_began: Micros(0),
-            limits: shared.limits.clone(),
-            tls_limits: Limits { handshake_timeout: shared.limits.tls_timeout, ..shared.limits.clone() },
+            tls_limits: Limits { handshake_timeout: limits.tls_timeout, ..limits.clone() },
             metrics: Arc::clone(&shared.metrics[usize::from(worker)]),
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
             apps: shared.router.apps(),
-            rules: shared.queue_rules(worker),
+            rules: shared.queue_rules(worker, &limits),
             hub: Hub::new(usize::from(worker), Arc::clone(&shared.audience), shared.deflate.is_some()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             orders: Orders::default(),
-            origins: shared.origins.clone(),
+            origins,
             deflate: shared.deflate,
             bench: Workbench::new(shared.deflate.unwrap_or_default()),
             places: Places::default(),
-            quotas: Quotas::new(&shared.limits, &shared.proxies, &shared.addresses),
+            quotas: Quotas::new(&limits, &shared.proxies, &shared.addresses),
+            limits,
             drain: Farewell::new(&shared.drain),
             state: Arc::clone(&shared.state),
             handshakes: 0,
             stopping: false,
         }
+    }
+
+    /// Keeps to other settings from now on.
+    pub(super) fn renew(&mut self, settings: &Settings, shared: &Shared) {
+        let limits = &settings.limits;
+        self.limits = limits.clone();
+        self.tls_limits = Limits { handshake_timeout: limits.tls_timeout, ..limits.clone() };
+        self.rules = shared.queue_rules(self.worker, limits);
+        self.quotas.renew(limits);
+        self.origins = settings.origins.clone();
     }
 
     /// The socket is readable, or was left unread.

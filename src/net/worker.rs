@@ -6,6 +6,7 @@
 mod accept;
 mod budget;
 mod drain;
+mod share;
 mod shared;
 
 use std::collections::VecDeque;
@@ -18,7 +19,8 @@ use std::time::Duration;
 use budget::Budget;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-pub(crate) use shared::{Endpoints, Shared};
+use share::Share;
+pub(crate) use shared::{Endpoints, Settings, Shared};
 use tracing::info;
 
 use super::drain::Draining;
@@ -31,10 +33,6 @@ use super::socket::{Core, READ_BYTES};
 use super::tls::{Acceptor, ServerConfig};
 use super::wheel::Wheel;
 use crate::id::{Micros, Millis};
-
-/// Deliveries in one turn. At 2 to 6 us each, other connections wait for less than a millisecond; and a poll for so many
-/// deliveries is less than one system call in a hundred.
-const DELIVERIES_PER_TURN: usize = 128;
 
 /// While more than this waits to be fanned out on any worker, no input is read: publishers then wait in the
 /// kernel, and in the end in their own `send`, instead of in our memory.
@@ -81,6 +79,7 @@ pub(crate) struct Worker {
     /// Whether, at the start of the turn, there was too much to fan out to take in more.
     backlogged: bool,
     budget: Budget,
+    share: Share,
 }
 
 impl Worker {
@@ -111,6 +110,7 @@ impl Worker {
         Ok(Self {
             index,
             budget: Budget::new(shared.queue_total),
+            share: Share::new(),
             shared,
             poll,
             listeners,
@@ -150,9 +150,12 @@ impl Worker {
             self.core.handshakes = 0;
             self.watch_memory();
             self.backlogged = self.is_backlogged();
+            let mut count = 0;
             for event in &events {
+                count += 1;
                 self.event(event);
             }
+            self.share.note(self.core.now, count);
             self.accept_all();
             self.read_mail();
             self.read_ready();
@@ -295,6 +298,7 @@ impl Worker {
                 Mail::Publish { topic, batch } => self.core.hub.receive(&topic, batch),
                 Mail::Inspect(inspection) => self.inspections.push_back(inspection),
                 Mail::Drain => self.drain(),
+                Mail::Settings(settings) => self.core.renew(&settings, &self.shared),
                 Mail::Certificates(config) => {
                     if let Some(acceptor) = &mut self.acceptor {
                         acceptor.renew(config);
@@ -337,7 +341,7 @@ impl Worker {
             }
         });
         let mut receivers = std::mem::take(&mut self.receivers);
-        let mut left = DELIVERIES_PER_TURN;
+        let mut left = self.share.deliveries();
         while left > 0
             && let Some(batch) = self.core.hub.next_deliveries(left, &mut receivers)
         {
@@ -418,7 +422,7 @@ impl Worker {
         // were told, and nobody else was, are ours; later ones are theirs.
         for number in 0..self.listeners.len() {
             self.listeners[number].deregister(self.poll.registry());
-            while self.accept_some(number) {}
+            while self.accept_some(number, false) {}
         }
         self.listeners.clear();
         self.accepting.clear();

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::reload::Source;
 use super::service::Service;
 use super::signals;
 use super::start::{check, start};
@@ -23,6 +24,7 @@ pub struct Builder {
     pub(super) pages: Vec<Page>,
     pub(super) listeners: Vec<TcpListener>,
     pub(super) service: Option<Service>,
+    pub(super) source: Option<Source>,
     pub(super) invalid: Option<InvalidRoute>,
 }
 
@@ -34,6 +36,7 @@ impl Builder {
             pages: Vec::new(),
             listeners: Vec::new(),
             service: None,
+            source: None,
             invalid: None,
         }
     }
@@ -75,6 +78,14 @@ impl Builder {
         self.listeners.extend(sockets);
         self.service = Some(service);
         Ok(self)
+    }
+
+    /// Where [`run`](Self::run) gets new settings from on SIGHUP, for [`Remote::reload`](crate::Remote::reload). What is
+    /// wrong with them is returned as one line, for the log.
+    #[must_use]
+    pub fn on_reload(mut self, read: impl FnMut() -> Result<Config, String> + Send + 'static) -> Self {
+        self.source = Some(Source(Box::new(read)));
+        self
     }
 
     /// Also listens on this `HOST:PORT` with TLS. The certificate and its key are PEM files.

@@ -3,23 +3,26 @@
 //! | signal | what it does |
 //! |---|---|
 //! | SIGTERM | drains: a successor takes over |
+//! | SIGHUP | reads certificates and settings again, where there are files to read |
 //! | SIGTERM once more, SIGINT, SIGQUIT | stops it within 5 seconds, also during a drain |
 
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use super::reload::Source;
 use super::service::Service;
-use super::{Builder, Handle, Remote, RunError};
+use super::{Builder, Handle, Reloaded, Remote, RunError};
 
 /// Starts a server and runs it until a signal stops it.
 pub(super) fn run_until_stopped(mut builder: Builder, ready: impl FnOnce(&Handle)) -> Result<(), RunError> {
     // Before the workers start: a signal may be handled on any thread, so the descriptor that its handler
     // writes to must be in every table.
     let mut signals = Signals::new([SIGINT, SIGQUIT, SIGTERM]).map_err(RunError::Worker)?;
-    if builder.config.tls.is_some() {
+    let mut source = builder.source.take();
+    if builder.config.tls.is_some() || source.is_some() {
         signals.add_signal(SIGHUP).map_err(RunError::Worker)?;
     }
     let service = builder.service.take();
@@ -27,7 +30,7 @@ pub(super) fn run_until_stopped(mut builder: Builder, ready: impl FnOnce(&Handle
     ready(&handle);
     let watchdog = service.as_ref().map(|service| service.ready(&handle));
     let (remote, closer) = (handle.remote(), signals.handle());
-    let waiter = thread::spawn(move || obey(&mut signals, &remote, service.as_ref()));
+    let waiter = thread::spawn(move || obey(&mut signals, &remote, source.as_mut(), service.as_ref()));
     let outcome = handle.join().map_err(RunError::Worker);
     closer.close();
     let _ = waiter.join();
@@ -36,11 +39,14 @@ pub(super) fn run_until_stopped(mut builder: Builder, ready: impl FnOnce(&Handle
 }
 
 /// Does what signals say, until the server has ended.
-fn obey(signals: &mut Signals, remote: &Remote, service: Option<&Service>) {
+fn obey(signals: &mut Signals, remote: &Remote, mut source: Option<&mut Source>, service: Option<&Service>) {
     let mut draining = false;
     for signal in signals.forever() {
         if signal == SIGHUP {
-            reload(remote);
+            if let Some(source) = source.as_mut() {
+                reload_settings(remote, source);
+            }
+            reload_certificates(remote);
             continue;
         }
         let drains = signal == SIGTERM && !draining;
@@ -56,8 +62,22 @@ fn obey(signals: &mut Signals, remote: &Remote, service: Option<&Service>) {
     }
 }
 
+/// New settings, as far as they can be taken up; the others are named.
+fn reload_settings(server: &Remote, source: &mut Source) {
+    let reloaded = (source.0)().and_then(|config| server.reload(&config).map_err(|error| error.to_string()));
+    match reloaded {
+        Ok(Reloaded { changed, waiting }) => {
+            info!(changed = changed.join(" "), "settings reloaded");
+            if !waiting.is_empty() {
+                warn!(settings = waiting.join(" "), "settings that need a restart");
+            }
+        }
+        Err(error) => error!(error, "settings not reloaded: the old ones stay"),
+    }
+}
+
 /// Certificates change while the server runs; a file that is no good must not end it.
-fn reload(server: &Remote) {
+fn reload_certificates(server: &Remote) {
     match server.reload_certificates() {
         Ok(true) => info!("certificates reloaded"),
         Ok(false) => {}

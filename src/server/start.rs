@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use super::memory;
 use super::watch::Watch;
 use super::{Builder, Handle, StartError};
 use crate::admin::{self, Admin, View};
-use crate::config::{Config, DescriptorTables, QueueTotal};
+use crate::config::{AdminAddress, Config, DescriptorTables, QueueTotal};
 use crate::http::Page;
 use crate::hub::audience::Audience;
 use crate::metrics::{Drops, WorkerMetrics};
@@ -73,13 +73,8 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
 
     // Dropping `goes` on an error lets the threads end.
     let (mut addresses, reserved) = reserve(&config)?;
-    let view = View {
-        shared: Arc::clone(&shared),
-        config: config.clone(),
-        private_tables: ceiling.tables > 1,
-        descriptors,
-    };
-    let admin = open_admin(view)?;
+    let view = View { shared: Arc::clone(&shared), private_tables: ceiling.tables > 1, descriptors };
+    let admin = open_admin(config.admin.clone(), view)?;
     let watch = Watch::start(Arc::clone(&shared));
     for go in goes {
         let table_max = table_max(descriptors);
@@ -120,8 +115,7 @@ fn share(
         drops: (0..config.threads).map(|_| drops_of(&router)).collect(),
         router: Arc::new(router),
         pages: pages.into(),
-        limits: config.limits.clone(),
-        origins: config.origins.clone(),
+        config: Mutex::new(config.clone()),
         deflate: config.deflate,
         backlog: config.backlog,
         proxies: Arc::new(config.proxies.clone()),
@@ -155,7 +149,7 @@ fn check_but_for_certificates(builder: &Builder) -> Result<(), StartError> {
     check_settings(&builder.config, &builder.listeners)
 }
 
-fn check_settings(config: &Config, listeners: &[TcpListener]) -> Result<(), StartError> {
+pub(super) fn check_settings(config: &Config, listeners: &[TcpListener]) -> Result<(), StartError> {
     if config.threads > usize::from(u16::MAX) {
         return Err(StartError::Setting("there can be at most 65535 threads"));
     }
@@ -195,8 +189,8 @@ fn check_settings(config: &Config, listeners: &[TcpListener]) -> Result<(), Star
 
 /// The admin listener, if one is configured. It answers from here on, so that who asks whether the server is ready
 /// hears that it is not, yet.
-fn open_admin(view: View) -> Result<Option<Admin>, StartError> {
-    let Some(address) = view.config.admin.clone() else { return Ok(None) };
+fn open_admin(address: Option<AdminAddress>, view: View) -> Result<Option<Admin>, StartError> {
+    let Some(address) = address else { return Ok(None) };
     let bound = admin::bind(&address).map_err(|error| StartError::Admin(address, error))?;
     bound.serve(view).map(Some).map_err(StartError::System)
 }

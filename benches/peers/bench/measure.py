@@ -106,7 +106,7 @@ class Bench:
                 # Not strace, where there is one: it ends, and writes its summary, when the server has.
                 for pid in children(process.pid) if prefix else [process.pid]:
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGTERM)
+                        os.kill(pid, signal.SIGINT)
                 try:
                     process.wait(8)
                 except subprocess.TimeoutExpired:

@@ -38,7 +38,7 @@ impl Worker {
         numbers.sort_unstable();
         numbers.dedup();
         numbers.retain(|&number| {
-            let more = number < self.listeners.len() && self.accept_some(number);
+            let more = number < self.listeners.len() && self.accept_some(number, true);
             if !more && let Some(listener) = self.listeners.get_mut(number) {
                 listener.rotate(self.poll.registry(), Token(number));
             }
@@ -51,18 +51,17 @@ impl Worker {
         }
     }
 
-    /// Accepts a turn's share; true where more may be waiting.
-    pub(super) fn accept_some(&mut self, number: usize) -> bool {
+    /// Accepts a turn's share; true where more may be waiting. Not `paced`: whoever waits is let in, whatever the rate,
+    /// to be told that the server ends.
+    pub(super) fn accept_some(&mut self, number: usize, paced: bool) -> bool {
         let secure = self.listeners[number].secure;
         for _ in 0..ACCEPTS_PER_TURN {
-            // When the server stops, whoever waits is let in to be told so.
-            let is_paced = !self.core.stopping;
-            if is_paced && let Err(at) = self.shared.pace.take(self.core.now) {
+            if paced && let Err(at) = self.shared.pace.take(self.core.now) {
                 self.accept_at = at;
                 return true;
             }
             let accepted = self.listeners[number].accept(self.core.now);
-            if is_paced && !matches!(accepted, Accepted::Stream(..)) {
+            if paced && !matches!(accepted, Accepted::Stream(..)) {
                 self.shared.pace.give_back();
             }
             match accepted {
@@ -139,7 +138,7 @@ impl Worker {
         };
         entry.proxied = matches!(client, Client::Awaited(_)) && self.shared.proxies.protocol;
         self.core.quotas.admit(key.slot, now, jitter, client);
-        entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.shared.limits));
+        entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.core.limits));
         self.slots.insert(entry);
         self.core.metrics.accepted.add(1);
         self.core.metrics.connections.add(1);

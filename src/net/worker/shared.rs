@@ -1,11 +1,11 @@
 //! What all workers of a server share.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::config::{Deflate, Drain, Limits, Origins, Proxies, RouteOptions};
+use crate::config::{Config, Deflate, Drain, Limits, Origins, Proxies, RouteOptions};
 use crate::conn::QueueRules;
 use crate::http::Page;
 use crate::hub::audience::Audience;
@@ -27,8 +27,8 @@ pub(crate) struct Shared {
     pub(crate) drops: Vec<Vec<Arc<Drops>>>,
     pub(crate) router: Arc<Router>,
     pub(crate) pages: Arc<[Page]>,
-    pub(crate) limits: Limits,
-    pub(crate) origins: Origins,
+    /// What is in force. Workers have what they need of it as [`Settings`].
+    pub(crate) config: Mutex<Config>,
     pub(crate) deflate: Option<Deflate>,
     pub(crate) backlog: u32,
     pub(crate) proxies: Arc<Proxies>,
@@ -64,6 +64,12 @@ impl Shared {
         Micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
+    /// What workers are told to keep to.
+    pub(in crate::net) fn settings(&self) -> Settings {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        Settings { limits: config.limits.clone(), origins: config.origins.clone() }
+    }
+
     /// Tells every worker to stop.
     pub(crate) fn shut_down(&self) {
         self.state.advance(State::Draining);
@@ -73,12 +79,19 @@ impl Shared {
     }
 
     /// By route: what happens to those who do not keep up. Never empty, for connections that have no route yet.
-    pub(in crate::net) fn queue_rules(&self, worker: u16) -> Vec<QueueRules> {
+    pub(in crate::net) fn queue_rules(&self, worker: u16, limits: &Limits) -> Vec<QueueRules> {
         let options = self.router.options().iter().cloned().chain(std::iter::repeat(RouteOptions::default()));
         let drops = self.drops[usize::from(worker)].iter();
-        let rules = |(drops, options)| QueueRules::new(&self.limits, &options, Arc::clone(drops));
+        let rules = |(drops, options)| QueueRules::new(limits, &options, Arc::clone(drops));
         drops.zip(options).map(rules).collect()
     }
+}
+
+/// The settings that may change while the server runs.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) limits: Limits,
+    pub(crate) origins: Origins,
 }
 
 /// Where a server listens.
