@@ -240,17 +240,17 @@ fn system_calls_of_a_connection() {
 #[test]
 #[ignore = "needs valgrind and a build of its own: scripts/test counts"]
 fn instructions_of_an_echo() {
-    assert_instructions("echo of 128 bytes, with a turn of the loop", echo, 1_535.0);
+    assert_instructions("echo of 128 bytes, with a turn of the loop", echo, 1_919.0);
 }
 
 #[test]
 #[ignore = "needs valgrind and a build of its own: scripts/test counts"]
 fn instructions_of_a_delivery() {
-    assert_instructions("message to 100 members", broadcast, 17_080.0);
+    assert_instructions("message to 100 members", broadcast, 23_705.0);
 }
 
 #[test]
 #[ignore = "needs valgrind and a build of its own: scripts/test counts"]
 fn instructions_of_a_connection() {
-    assert_instructions("connection, opened and closed", connection, 14_810.0);
+    assert_instructions("connection, opened and closed", connection, 16_188.0);
 }
