@@ -290,12 +290,10 @@ fn the_protocol_without_a_proxy_to_trust_is_a_mistake() {
 #[test]
 fn r3_two_thousand_clients_and_512_descriptors() {
     use common::program::Program;
-    use rustix::process::{Resource, getrlimit, setrlimit};
+    use wsd::net::fdtable::raise_nofile;
 
     const CLIENTS: usize = 2_000;
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).expect("up to the maximum");
+    raise_nofile().expect("up to the maximum");
     let ballast: Vec<_> =
         (0..100).map(|_| rustix::io::dup(std::io::stderr()).expect("a descriptor")).collect();
     let mut command = std::process::Command::new("sh");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::{Client, PATIENCE, Running, SHUTDOWN_PROMISE, calm, request, text, wait_until};
 use wsd::apps::{Broadcast, Echo};
+use wsd::net::fdtable::raise_nofile;
 use wsd::{Drain, Limits, Server, State};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -33,17 +34,10 @@ fn get(client: &mut Client, path: &str, status: u16) {
     client.assert_status(status);
 }
 
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit);
-}
-
 #[test]
 fn a_thousand_clients_are_let_go_with_a_hint_and_lose_nothing() {
     const CLIENTS: usize = 1_000;
-    raise_descriptor_limit();
+    raise_nofile().expect("up to the maximum");
     for threads in [1, 4] {
         let drain = Drain { spread: Duration::from_secs(1), retry: Duration::from_secs(4), ..at_once() };
         let mut server = server(threads, calm(), drain);

@@ -13,8 +13,9 @@ use common::program::{Program, run, wsd};
 use common::{BINARY, CONTINUATION, Client, FIN, PATIENCE, PONG, Running, TEXT};
 use common::{calm, close, fragments, frame, ping, request, request_with, text};
 use flate2::{Compress, Compression, FlushCompress};
-use rustix::process::{Resource, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 use wsd::apps::Echo;
+use wsd::net::fdtable::raise_nofile;
 use wsd::{App, Context, Deflate, Limits, Message, Server};
 
 /// Each flag of `--print-limits`, and the tests that hold what it says.
@@ -426,13 +427,6 @@ impl Drop for Measured {
     }
 }
 
-/// As many descriptors as this process can have: many systems start with 1,024.
-fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit);
-}
-
 /// ws's CVE-2026-48779 again: what fragments cost that carry little, and of which the last never comes.
 #[test]
 fn f3_an_unfinished_message_costs_at_most_twice_what_came() {
@@ -455,7 +449,7 @@ fn f3_an_unfinished_message_costs_at_most_twice_what_came() {
 /// What SECURITY.md says of those who have not got in yet.
 #[test]
 fn h4_a_connection_before_its_handshake_costs_little_more_than_it_sent() {
-    raise_descriptor_limit();
+    raise_nofile().expect("up to the maximum");
     let server = Measured::start(&["--handshake-timeout", "1h", "--log", "off"]);
     server.open("").close();
     for sent in [1, 1000, 7000] {
@@ -480,7 +474,7 @@ fn h4_a_connection_before_its_handshake_costs_little_more_than_it_sent() {
 #[test]
 fn f5_an_idle_connection_with_compression_costs_at_most_a_kibibyte_more() {
     const CLIENTS: u64 = 2000;
-    raise_descriptor_limit();
+    raise_nofile().expect("up to the maximum");
     let message = "{\"a\":1}".repeat(300);
     let cost = |offer| {
         let server = Measured::start(&["--deflate", "--log", "off"]);

@@ -9,8 +9,8 @@ use common::{
     CLOSE, Client, PATIENCE, Running, SHUTDOWN_PROMISE, calm, close, request_with, text, wait_until,
 };
 use flate2::{Decompress, FlushDecompress};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use wsd::apps::{Broadcast, Sink};
+use wsd::net::fdtable::raise_nofile;
 use wsd::{Deflate, Limits, QueueTotal, RouteOptions, Server, SlowPolicy};
 
 const NOTICE: &str = "some are missing";
@@ -393,9 +393,7 @@ fn at_95_percent_of_the_memory_nobody_else_is_let_in() {
 fn r1_slow_readers_are_cut_and_the_others_lose_nothing() {
     const SLOW: usize = 200;
     const OTHERS: usize = 800;
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).expect("up to the maximum");
+    raise_nofile().expect("up to the maximum");
     let server = Running::start(rooms(2, SlowPolicy::Close, tight()));
     let slow: Vec<_> = (0..SLOW).map(|_| Client::open_small(server.address, "/room")).collect();
     let mut others = server.open_many("/room", OTHERS);

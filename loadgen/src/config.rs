@@ -136,62 +136,10 @@ impl Config {
     /// One line that names the flag and what to do.
     pub fn new(args: RunArgs, fresh_seed: u64) -> Result<Self, String> {
         let target = Target::parse(&args.url)?;
-        if target.secure && args.cacert.is_none() && !args.insecure {
-            return Err(format!(
-                "{}: whom to trust? Give --cacert FILE with the authority's certificate, or --insecure",
-                args.url
-            ));
-        }
-        if !target.secure && (args.cacert.is_some() || args.insecure) {
-            return Err("--cacert, --insecure: only with a wss:// URL".to_owned());
-        }
-        let format = match args.text {
-            true => Format::Text,
-            false if (args.size.min as usize) < Format::Binary.bytes_min() => Format::Compact,
-            false => Format::Binary,
-        };
-        if (args.size.min as usize) < format.bytes_min() {
-            return Err(format!(
-                "--size {}: run, sender, sequence, times and checksum take {} bytes: give --size {1} or more",
-                args.size,
-                format.bytes_min()
-            ));
-        }
-        if args.size.max > SIZE_MAX {
-            return Err(format!("--size {}: give at most {SIZE_MAX}", args.size));
-        }
-        let senders = match (args.mode, args.senders) {
-            (Mode::Broadcast, senders) => senders.unwrap_or(SENDERS.min(args.conns)),
-            (_, None) => args.conns,
-            (mode, Some(_)) => {
-                return Err(format!("--senders: only with --mode broadcast, not with {}", mode.name()));
-            }
-        };
+        trust(&args, &target)?;
+        let format = format(&args)?;
         let cohorts = cohorts(&args)?;
-        if senders > args.conns - cohorts.lazy() {
-            if cohorts.lazy() > 0 {
-                return Err(format!(
-                    "--senders {senders}: only {} of {} connections read as they should",
-                    args.conns - cohorts.lazy(),
-                    args.conns
-                ));
-            }
-            return Err(format!("--senders {senders}: there are only {} connections (--conns)", args.conns));
-        }
-        if args.mode == Mode::Broadcast && u64::from(args.conns) * u64::from(senders) > STREAMS_MAX {
-            return Err(format!(
-                "--senders {senders}: with {} connections at most {} can be kept apart",
-                args.conns,
-                STREAMS_MAX / u64::from(args.conns)
-            ));
-        }
-        if format == Format::Compact && senders > SENDERS_MAX {
-            return Err(format!(
-                "--size {}: of more than {SENDERS_MAX} senders each message takes {} bytes: give --size {1} or more",
-                args.size,
-                Format::Binary.bytes_min()
-            ));
-        }
+        let senders = senders(&args, format, &cohorts)?;
         let load = load(&args, senders)?;
         skip_sender(&args, load, &cohorts)?;
         let (connect_pace, lifetime) = (connect_pace(&args)?, lifetime(&args)?);
@@ -204,16 +152,11 @@ impl Config {
         {
             return Err(format!("--server-pid {pid}: there is no such process on this machine"));
         }
-        let thresholds = args
-            .threshold
-            .iter()
-            .map(|text| Threshold::parse(text).map_err(|problem| format!("--threshold {problem}")));
+        let threshold =
+            |flag: &str, text: &str| Threshold::parse(text).map_err(|problem| format!("{flag} {problem}"));
+        let thresholds = args.threshold.iter().map(|text| threshold("--threshold", text));
         let thresholds = thresholds.collect::<Result<Vec<_>, _>>()?;
-        let find_max = args
-            .find_max
-            .as_deref()
-            .map(|text| Threshold::parse(text).map_err(|problem| format!("--find-max {problem}")));
-        let find_max = find_max.transpose()?;
+        let find_max = args.find_max.as_deref().map(|text| threshold("--find-max", text)).transpose()?;
         let default_path = if args.mode == Mode::Broadcast { "/chat" } else { "/echo" };
         Ok(Self {
             path: target.path.clone().unwrap_or_else(|| default_path.to_owned()),
@@ -337,6 +280,76 @@ fn stages(args: &RunArgs) -> Result<Option<Duration>, String> {
         return Err("--stage: all are pauses; give one a rate above 0".to_owned());
     }
     Ok(Some(Stage::time_of_all(&args.stage)))
+}
+
+/// Whom to trust, where there is somebody to be trusted.
+fn trust(args: &RunArgs, target: &Target) -> Result<(), String> {
+    if target.secure && args.cacert.is_none() && !args.insecure {
+        return Err(format!(
+            "{}: whom to trust? Give --cacert FILE with the authority's certificate, or --insecure",
+            args.url
+        ));
+    }
+    if !target.secure && (args.cacert.is_some() || args.insecure) {
+        return Err("--cacert, --insecure: only with a wss:// URL".to_owned());
+    }
+    Ok(())
+}
+
+/// How messages travel that are as small as asked for.
+fn format(args: &RunArgs) -> Result<Format, String> {
+    let format = match args.text {
+        true => Format::Text,
+        false if (args.size.min as usize) < Format::Binary.bytes_min() => Format::Compact,
+        false => Format::Binary,
+    };
+    if (args.size.min as usize) < format.bytes_min() {
+        return Err(format!(
+            "--size {}: run, sender, sequence, times and checksum take {} bytes: give --size {1} or more",
+            args.size,
+            format.bytes_min()
+        ));
+    }
+    if args.size.max > SIZE_MAX {
+        return Err(format!("--size {}: give at most {SIZE_MAX}", args.size));
+    }
+    Ok(format)
+}
+
+/// How many connections send.
+fn senders(args: &RunArgs, format: Format, cohorts: &Cohorts) -> Result<u32, String> {
+    let senders = match (args.mode, args.senders) {
+        (Mode::Broadcast, senders) => senders.unwrap_or(SENDERS.min(args.conns)),
+        (_, None) => args.conns,
+        (mode, Some(_)) => {
+            return Err(format!("--senders: only with --mode broadcast, not with {}", mode.name()));
+        }
+    };
+    if senders > args.conns - cohorts.lazy() {
+        if cohorts.lazy() > 0 {
+            return Err(format!(
+                "--senders {senders}: only {} of {} connections read as they should",
+                args.conns - cohorts.lazy(),
+                args.conns
+            ));
+        }
+        return Err(format!("--senders {senders}: there are only {} connections (--conns)", args.conns));
+    }
+    if args.mode == Mode::Broadcast && u64::from(args.conns) * u64::from(senders) > STREAMS_MAX {
+        return Err(format!(
+            "--senders {senders}: with {} connections at most {} can be kept apart",
+            args.conns,
+            STREAMS_MAX / u64::from(args.conns)
+        ));
+    }
+    if format == Format::Compact && senders > SENDERS_MAX {
+        return Err(format!(
+            "--size {}: of more than {SENDERS_MAX} senders each message takes {} bytes: give --size {1} or more",
+            args.size,
+            Format::Binary.bytes_min()
+        ));
+    }
+    Ok(senders)
 }
 
 fn skip_sender(args: &RunArgs, load: Load, cohorts: &Cohorts) -> Result<(), String> {

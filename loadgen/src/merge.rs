@@ -9,21 +9,19 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
+use crate::compare::metric::QUANTITIES;
 use crate::record::Latencies;
 use crate::report::hlog::{self, Hlog};
 use crate::report::{json, table};
 
-/// Tags that can be summed: each message has one time in one generator.
-const SUMMED: [(&str, &str); 8] = [
-    ("response", "/response_us"),
-    ("fanout_each", "/fanout/each_us"),
-    ("service", "/service_us"),
-    ("tcp", "/connect/tcp_us"),
-    ("upgrade", "/connect/upgrade_us"),
-    ("churn_tcp", "/turnover/tcp_us"),
-    ("churn_upgrade", "/turnover/upgrade_us"),
-    ("close", "/turnover/close_us"),
-];
+/// Quantities that need all receivers of a message, wherever they are: no sum of generators has them.
+const OF_ALL_RECEIVERS: [&str; 3] = ["fanout_first", "fanout_last", "fanout_spread"];
+
+/// The quantities that can be summed, because each message has one time in one generator.
+fn summed() -> impl Iterator<Item = (&'static str, &'static str)> {
+    QUANTITIES.into_iter().filter(|(tag, _)| !OF_ALL_RECEIVERS.contains(tag))
+}
+
 /// Parts of the configuration that add up, and those that each generator has for itself.
 const ADDED: [&str; 3] = ["conns", "rate", "senders"];
 const OWN: [&str; 2] = ["seed", "url"];
@@ -56,8 +54,7 @@ pub fn sum(logs: Vec<Hlog>, results: &[Value]) -> Result<Sum, String> {
     }
     let mut tags: BTreeMap<String, Latencies> = BTreeMap::new();
     for log in logs {
-        for (tag, latencies) in
-            log.tags.into_iter().filter(|(tag, _)| SUMMED.iter().any(|(name, _)| name == tag))
+        for (tag, latencies) in log.tags.into_iter().filter(|(tag, _)| summed().any(|(name, _)| name == tag))
         {
             tags.entry(tag)
                 .or_default()
@@ -81,7 +78,7 @@ pub fn sum(logs: Vec<Hlog>, results: &[Value]) -> Result<Sum, String> {
         "fanout": if first["fanout"].is_null() { Value::Null } else { json!({}) },
     });
     result["rate"]["seconds"] = first["rate"]["seconds"].clone();
-    for (tag, path) in SUMMED {
+    for (tag, path) in summed() {
         let Some(latencies) = tags.get(tag) else { continue };
         let value = json::quantiles(latencies);
         match path[1..].split_once('/') {

@@ -141,8 +141,9 @@ impl Entry {
             }
         }
         let own;
-        let droppable = self.conn.has_backlog() && rules.policy != SlowPolicy::Close;
+        let has_backlog = self.conn.has_backlog();
         if let Some(deflater) = self.conn.own_deflater() {
+            let droppable = has_backlog && rules.policy != SlowPolicy::Close;
             own = deflate(pieces, deflater, droppable);
             count_work(metrics, deflater.take_work());
             pieces = &own;

@@ -85,8 +85,7 @@ impl Core {
         self.metrics.opened.add(1);
         // Asked of the kernel only where somebody listens: no connection keeps its peer's address.
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let peer =
-                entry.stream.socket().peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string());
+            let peer = entry.stream.peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string());
             let path = entry.place.as_deref().map_or("", |place| &place.path);
             debug!(id = %self.id(key), path, peer, "open");
         }

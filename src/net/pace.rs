@@ -4,47 +4,67 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::Millis;
 
-/// Microseconds in a second.
+/// Microseconds in a second: allowances are counted in them, because a millisecond is too long for one of a thousand.
 const SECOND: u64 = 1_000_000;
 
-/// So many a second, and as many at once (the generic cell rate algorithm). One word for all workers, touched once for
-/// each connection, and not at all without a limit.
+/// So many a second, and as many at once (the generic cell rate algorithm); 0: no limit. What is kept of whoever is held
+/// to it is when its allowance is whole again, in microseconds of the server's time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rate(pub(super) u32);
+
+impl Rate {
+    pub(super) fn is_limited(self) -> bool {
+        self.0 > 0
+    }
+
+    /// Pays for one; gives when the allowance is whole again then.
+    ///
+    /// # Errors
+    /// The allowance is used up; there will be more at that time.
+    pub(super) fn pay(self, paid: u64, now: Millis) -> Result<u64, Millis> {
+        let now = now.0 * 1000;
+        let paid = paid.max(now) + self.cost();
+        if paid <= now + SECOND { Ok(paid) } else { Err(Millis((paid - SECOND).div_ceil(1000))) }
+    }
+
+    fn cost(self) -> u64 {
+        SECOND.checked_div(u64::from(self.0)).unwrap_or(0)
+    }
+}
+
+/// The rate of all workers: one word, touched once for each connection, and not at all without a limit.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    rate: u32,
-    /// When the allowance is whole again, in microseconds of the server's time.
+    rate: Rate,
     paid: AtomicU64,
 }
 
 impl Pace {
     /// So many a second; 0: no limit.
     pub(crate) fn new(rate: u32) -> Self {
-        Self { rate, paid: AtomicU64::new(0) }
+        Self { rate: Rate(rate), paid: AtomicU64::new(0) }
     }
 
     /// Pays for one connection.
     ///
     /// # Errors
-    /// The allowance is used up; there will be more at that time.
+    /// As [`Rate::pay`].
     pub(crate) fn take(&self, now: Millis) -> Result<(), Millis> {
-        let Some(cost) = self.cost() else { return Ok(()) };
-        let now = now.0 * 1000;
-        let pay = |paid: u64| Some(paid.max(now) + cost).filter(|&paid| paid <= now + SECOND);
+        if !self.rate.is_limited() {
+            return Ok(());
+        }
+        let pay = |paid| self.rate.pay(paid, now).ok();
         match self.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay) {
             Ok(_) => Ok(()),
-            Err(paid) => Err(Millis((paid + cost - SECOND).div_ceil(1000))),
+            Err(paid) => self.rate.pay(paid, now).map(drop),
         }
     }
 
     /// Nobody was waiting: gives back what was paid.
     pub(crate) fn give_back(&self) {
-        if let Some(cost) = self.cost() {
-            self.paid.fetch_sub(cost, Ordering::Relaxed);
+        if self.rate.is_limited() {
+            self.paid.fetch_sub(self.rate.cost(), Ordering::Relaxed);
         }
-    }
-
-    fn cost(&self) -> Option<u64> {
-        SECOND.checked_div(u64::from(self.rate))
     }
 }
 

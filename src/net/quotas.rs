@@ -6,12 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::addresses::Addresses;
+use super::pace::Rate;
 use crate::config::{Limits, Proxies};
 use crate::id::Millis;
-
-/// Microseconds in a second: the allowance of messages is counted in them, because a millisecond is too long for one
-/// of a thousand.
-const SECOND: u64 = 1_000_000;
 
 /// The rows of one worker's connections, by slot.
 #[derive(Debug)]
@@ -19,7 +16,7 @@ pub(super) struct Quotas {
     rows: Vec<Row>,
     is_on: bool,
     max_age: Duration,
-    message_rate: u32,
+    message_rate: Rate,
     proxies: Arc<Proxies>,
     addresses: Arc<Addresses>,
 }
@@ -28,7 +25,7 @@ pub(super) struct Quotas {
 struct Row {
     client: Client,
     expires_at: Millis,
-    /// When the allowance of messages is whole again, in microseconds (the generic cell rate algorithm).
+    /// When the allowance of messages is whole again, as a [`Rate`] has it.
     paid: u64,
 }
 
@@ -57,7 +54,7 @@ impl Quotas {
             rows: Vec::new(),
             is_on,
             max_age: limits.max_age,
-            message_rate: limits.message_rate,
+            message_rate: Rate(limits.message_rate),
             proxies: Arc::clone(proxies),
             addresses: Arc::clone(addresses),
         }
@@ -66,7 +63,7 @@ impl Quotas {
     /// Other limits, for connections that come from now on.
     pub(super) fn renew(&mut self, limits: &Limits) {
         self.max_age = limits.max_age;
-        self.message_rate = limits.message_rate;
+        self.message_rate = Rate(limits.message_rate);
         self.is_on |= !limits.max_age.is_zero() || limits.message_rate > 0;
     }
 
@@ -133,17 +130,11 @@ impl Quotas {
 
     /// Pays for a message. False where the connection's allowance is used up.
     pub(super) fn pay(&mut self, slot: u32, now: Millis) -> bool {
-        if self.message_rate == 0 {
+        if !self.message_rate.is_limited() {
             return true;
         }
         let Some(row) = self.rows.get_mut(slot as usize) else { return true };
-        let now = now.0 * 1000;
-        let paid = row.paid.max(now) + SECOND / u64::from(self.message_rate);
-        if paid > now + SECOND {
-            return false;
-        }
-        row.paid = paid;
-        true
+        self.message_rate.pay(row.paid, now).map(|paid| row.paid = paid).is_ok()
     }
 
     pub(super) fn proxies(&self) -> &Proxies {

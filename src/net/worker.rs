@@ -147,7 +147,6 @@ impl Worker {
                 Err(error) => return Err(error),
             }
             self.begin_turn();
-            self.core.handshakes = 0;
             self.watch_memory();
             self.backlogged = self.is_backlogged();
             let mut count = 0;
@@ -180,6 +179,7 @@ impl Worker {
         let now = self.shared.now();
         self.core.turn_began = now;
         self.core.now = now.into();
+        self.core.handshakes = 0;
         self.core.metrics.turns.add(1);
     }
 

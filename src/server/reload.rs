@@ -13,9 +13,6 @@ use crate::config::Config;
 use crate::net::mailbox::Mail;
 use crate::net::worker::Settings;
 
-/// Settings that are taken up while connections are held; all others need a restart.
-const LIVE: [&str; 2] = ["limits", "origins"];
-
 /// What came of a [`Remote::reload`], by the names of the settings as flags have them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
@@ -56,7 +53,7 @@ impl Remote {
         for name in differences(&*present, &new) {
             match name.as_str() {
                 "limits" => reloaded.changed.extend(differences(&present.limits, &new.limits)),
-                live if LIVE.contains(&live) => reloaded.changed.push(name),
+                "origins" => reloaded.changed.push(name),
                 _ => reloaded.waiting.push(name),
             }
         }

@@ -162,9 +162,7 @@ pub(super) fn check_settings(config: &Config, listeners: &[TcpListener]) -> Resu
         return Err(StartError::Setting("queues may hold 1 to 100 percent of the memory"));
     }
     if config.proxies.protocol && config.proxies.trusted.is_empty() {
-        return Err(StartError::Setting(
-            "the PROXY protocol is believed from trusted proxies, and there are none",
-        ));
+        return Err(StartError::Setting("--proxy-protocol needs a --trusted-proxy, such as 10.0.0.0/8"));
     }
     let drain = &config.drain;
     if drain.timeout < drain.grace.saturating_add(drain.spread) {

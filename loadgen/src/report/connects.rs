@@ -67,12 +67,7 @@ fn kinds(out: &mut impl Write, fates: &Fates) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::connects::ConnectCost;
-
-    fn text(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
-        let mut out = Vec::new();
-        write(&mut out).expect("memory takes it");
-        String::from_utf8(out).expect("text")
-    }
+    use crate::report::text;
 
     #[test]
     fn lines_as_they_read() {

@@ -11,3 +11,11 @@ pub mod html;
 pub mod json;
 pub mod summary;
 pub mod table;
+
+/// What somebody writes, as text.
+#[cfg(test)]
+fn text(write: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> String {
+    let mut out = Vec::new();
+    write(&mut out).expect("memory takes it");
+    String::from_utf8(out).expect("text")
+}

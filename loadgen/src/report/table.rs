@@ -207,12 +207,7 @@ const fn meaning(code: u16) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn text(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
-        let mut out = Vec::new();
-        write(&mut out).expect("memory takes it");
-        String::from_utf8(out).expect("text")
-    }
+    use crate::report::text;
 
     #[test]
     fn the_plan_in_a_line() {
