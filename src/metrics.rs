@@ -151,9 +151,9 @@ metrics! {
     dropped_closed,
     /// Notices that messages had been dropped; each is due to a connection like any message.
     gap_notices,
-    /// Bytes that wait in queues now, counted for each receiver.
+    /// Bytes that wait in queues now, counted for each receiver; with what is encrypted and waits for its socket.
     queued_bytes,
-    /// Bytes of memory that queues would hold now if they shared nothing: they hold no more.
+    /// Bytes of memory that queues would hold now if they shared nothing, and what is encrypted: they hold no more.
     queue_memory_unshared,
     /// Bytes of memory that queues held at the last look: what several of them share counts once.
     queue_memory,

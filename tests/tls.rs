@@ -9,13 +9,15 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::admin::{Scrape, get};
 use common::tls::{Authority, Secure, client_side};
 use common::{BINARY, CLOSE, Client, FIN, PATIENCE, Running, TEXT};
 use common::{binary, calm, close, fragments, frame, ping, request, text};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, version};
+use serde_json::Value;
 use wsd::apps::{Broadcast, Echo};
-use wsd::{Builder, Limits, Metrics, Server};
+use wsd::{AdminAddress, Builder, Limits, Metrics, QueueTotal, Server};
 
 const CLOSE_NOTIFY_IN_THE_CLEAR: [u8; 7] = [21, 3, 3, 0, 2, 1, 0];
 
@@ -378,6 +380,9 @@ fn the_wrong_port_says_so() {
 
 // Backpressure is the same with TLS.
 
+/// What may wait behind a queue, encrypted, with what TLS adds.
+const ENCRYPTED_AT_ONCE: u64 = 33 * 1024;
+
 /// A message of 1 KiB.
 fn numbered(number: usize) -> Vec<u8> {
     format!("{number:01024}").into_bytes()
@@ -404,8 +409,8 @@ fn a_slow_reader_is_closed_with_1013_and_the_books_balance() {
         }
         sent += 8;
         // What goes to the others is in the books for a moment.
-        let most = 64 * 1024 + 8 * 1030 + 100;
-        assert!(secure.server.metrics().queued_bytes <= most, "the queue, and a Close");
+        let most = 64 * 1024 + ENCRYPTED_AT_ONCE + 8 * 1030 + 100;
+        assert!(secure.server.metrics().queued_bytes <= most, "the queue, two records, and a Close");
     }
     slow.widen();
     let mut got = 0;
@@ -426,6 +431,66 @@ fn a_slow_reader_is_closed_with_1013_and_the_books_balance() {
     assert_eq!((metrics.closed_slow, metrics.closed_by_peer), (1, 4));
     assert_eq!(metrics.delivered, 4 * sent as u64 + got as u64, "what the kernel took whole, it delivered");
     assert!(metrics.dropped_slow > 0);
+}
+
+/// The queues alone would not fill the budget: what is encrypted is not shared, and fills it.
+#[test]
+fn what_is_encrypted_counts_in_the_budget_and_its_slow_readers_are_shed() {
+    const READERS: usize = 48;
+    let limits = Limits { queue_soft: 0, queue_hard: 1 << 30, ..calm() };
+    let secure = Secure::start(server(limits).queue_total(QueueTotal::Bytes(256 << 10)));
+    let mut slow: Vec<_> = (0..READERS).map(|_| small(&secure, "/room")).collect();
+    // Large enough for a record to be left over whatever the kernel takes.
+    let message = "x".repeat(30 * 1024);
+    let mut sent = 0;
+    while secure.server.metrics().queued < READERS as u64 {
+        assert!(sent < 20, "the kernel takes {sent} of them, and more");
+        let due = secure.server.metrics().due;
+        secure.server.remote().publish("room", message.as_str());
+        secure.server.wait("it is handed out", |now| now.due > due);
+        sent += 1;
+    }
+    // Nothing more is published but to nobody, so that there are turns in which the memory is looked at.
+    common::wait_until("some are shed", || {
+        secure.server.remote().publish("nobody", "?");
+        secure.server.metrics().closed_shed > 0
+    });
+    let metrics = secure.server.metrics();
+    let queues = metrics.queued / READERS as u64 * message.len() as u64;
+    assert!(queues < 100 << 10, "{queues} bytes of frames, which are shared");
+    assert!(metrics.queue_memory > 200 << 10, "{} bytes before anybody was shed", metrics.queue_memory);
+    assert!(metrics.closed_shed < READERS as u64, "no more than have to go");
+    // They go, and so does all that waited for them: `finish` looks at the books.
+    slow.drain(..).for_each(Client::reset);
+    let metrics = secure.server.finish();
+    assert_eq!(metrics.closed_shed + metrics.closed_lost, READERS as u64);
+}
+
+#[test]
+fn what_is_encrypted_is_shown_with_its_connection() {
+    let secure = Secure::start(server(calm()).admin(AdminAddress::Tcp("127.0.0.1:0".to_owned())));
+    let mut slow = small(&secure, "/room");
+    let message = "x".repeat(30 * 1024);
+    // One record or two wait behind the queue, which has the last byte of them.
+    let mut sent = 0;
+    while secure.server.metrics().queued_bytes < 1_000 {
+        assert!(sent < 200, "the kernel takes {sent} of them, and more");
+        secure.server.remote().publish("room", message.as_str());
+        sent += 1;
+        secure.server.wait("it is handed out", |now| now.due == sent);
+    }
+    common::wait_until("all say the same", || {
+        let queued = secure.server.metrics().queued_bytes;
+        let page: Value =
+            serde_json::from_str(&get(secure.server.admin(), "/connections").body).expect("JSON");
+        let scraped = Scrape::of(secure.server.admin()).value("wsd_queued_bytes");
+        page["connections"][0]["queued_bytes"] == queued && scraped == queued as f64
+    });
+    slow.widen();
+    (0..sent).for_each(|_| slow.assert_text(&message));
+    secure.server.wait("nothing waits", |now| (now.queued_bytes, now.queue_memory_unshared) == (0, 0));
+    slow.close();
+    secure.server.finish();
 }
 
 #[test]

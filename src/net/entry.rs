@@ -113,6 +113,16 @@ impl Entry {
         self.eof_ahead |= eof_ahead;
     }
 
+    /// Bytes that wait to be sent, in the queue and behind it.
+    pub(super) fn queued_bytes(&self) -> u64 {
+        u64::from(self.conn.queued_bytes()) + self.stream.pending_bytes() as u64
+    }
+
+    /// The memory that they hold.
+    pub(super) fn queue_memory(&self) -> u64 {
+        self.conn.queue_memory() + self.stream.pending_memory() as u64
+    }
+
     /// Gives a member what its topic got: directly from the shared bytes where nothing waits for it.
     pub(super) fn deliver(
         &mut self,

@@ -50,7 +50,7 @@ pub(crate) struct Row {
     pub(crate) age: Duration,
     /// Since its peer last sent anything.
     pub(crate) idle: Duration,
-    pub(crate) queued_bytes: u32,
+    pub(crate) queued_bytes: u64,
     /// For how long bytes have waited for it without a break.
     pub(crate) waits: Option<Duration>,
 }
@@ -110,7 +110,7 @@ fn row(key: Key, entry: &Entry, waits: Option<Duration>, now: Millis) -> Row {
         phase: entry.conn.phase_name(),
         age: between(Millis(u64::from(entry.accepted_at) * 1000), now),
         idle: between(entry.conn.last_input(), now),
-        queued_bytes: entry.conn.queued_bytes(),
+        queued_bytes: entry.queued_bytes(),
         waits,
     }
 }

@@ -68,7 +68,17 @@ impl<C: Side> Stream<C> {
 
     /// Whether something waits here that was written. Its last byte does not count as taken until it is gone.
     pub fn is_pending(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.is_pending())
+        self.pending_bytes() > 0
+    }
+
+    /// Bytes of ciphertext that wait here.
+    pub fn pending_bytes(&self) -> usize {
+        self.tls.as_ref().map_or(0, |tls| tls.pending_bytes())
+    }
+
+    /// The memory that they hold.
+    pub fn pending_memory(&self) -> usize {
+        self.tls.as_ref().map_or(0, |tls| tls.pending_memory())
     }
 
     /// Goes on in the clear, with a peer that never spoke TLS.

@@ -3,9 +3,11 @@
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use super::stream::Input;
 use crate::config::{CertificateError, CertificateFiles};
+use crate::metrics::WorkerMetrics;
 
 /// One of the two sides of a session.
 pub trait Side {}
@@ -42,7 +44,7 @@ impl Certificates {
 }
 
 impl Acceptor {
-    pub(crate) fn new(config: ServerConfig, _: usize) -> Self {
+    pub(crate) fn new(config: ServerConfig, _: usize, _: Arc<WorkerMetrics>) -> Self {
         match config.0 {}
     }
 
@@ -70,7 +72,11 @@ impl<C> Tls<C> {
         match self.0 {}
     }
 
-    pub fn is_pending(&self) -> bool {
+    pub fn pending_bytes(&self) -> usize {
+        match self.0 {}
+    }
+
+    pub fn pending_memory(&self) -> usize {
         match self.0 {}
     }
 

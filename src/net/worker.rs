@@ -107,6 +107,8 @@ impl Worker {
         let core = Core::new(index as u16, &shared);
         let thread_id = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         shared.thread_ids[index].store(thread_id, Ordering::Relaxed);
+        let metrics = &core.metrics;
+        let acceptor = config.map(|config| Acceptor::new(config, READ_BYTES, Arc::clone(metrics)));
         Ok(Self {
             index,
             budget: Budget::new(shared.queue_total),
@@ -114,7 +116,7 @@ impl Worker {
             shared,
             poll,
             listeners,
-            acceptor: config.map(|config| Acceptor::new(config, READ_BYTES)),
+            acceptor,
             slots: Slots::new(),
             core,
             wheel: Wheel::new(),

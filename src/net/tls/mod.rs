@@ -11,6 +11,7 @@
 //! What is **not** here: deadlines, counters, and what is said inside.
 
 mod certificates;
+mod pending;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -22,12 +23,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub(crate) use certificates::{Certificates, ServerConfig};
+use pending::Pending;
 pub use rustls::client::UnbufferedClientConnection as Client;
 pub use rustls::server::UnbufferedServerConnection as Server;
 use session::Out;
 pub use session::Side;
 
 use super::stream::Input;
+use crate::metrics::WorkerMetrics;
 
 /// Plaintext that is encrypted before the socket is asked whether it takes any more: two full records. As much, as
 /// ciphertext, may wait here for a connection whose peer does not read.
@@ -47,13 +50,15 @@ pub struct Scratch {
     input: Box<[u8]>,
     plain: Vec<u8>,
     out: Out,
+    /// Where it is counted what waits for their sockets.
+    metrics: Arc<WorkerMetrics>,
 }
 
 impl Scratch {
-    /// For reads of at most `read_bytes`.
-    pub fn shared(read_bytes: usize) -> Rc<RefCell<Self>> {
+    /// For reads of at most `read_bytes`. What waits for sockets is counted in `metrics`.
+    pub fn shared(read_bytes: usize, metrics: Arc<WorkerMetrics>) -> Rc<RefCell<Self>> {
         let input = vec![0; read_bytes].into_boxed_slice();
-        Rc::new(RefCell::new(Self { input, plain: Vec::new(), out: Out::default() }))
+        Rc::new(RefCell::new(Self { input, plain: Vec::new(), out: Out::default(), metrics }))
     }
 }
 
@@ -65,8 +70,8 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(crate) fn new(config: ServerConfig, read_bytes: usize) -> Self {
-        Self { config, scratch: Scratch::shared(read_bytes) }
+    pub(crate) fn new(config: ServerConfig, read_bytes: usize, metrics: Arc<WorkerMetrics>) -> Self {
+        Self { config, scratch: Scratch::shared(read_bytes, metrics) }
     }
 
     /// From now on new connections get these certificates.
@@ -87,7 +92,7 @@ pub struct Tls<C> {
     /// What came and is not yet a whole record.
     held: Vec<u8>,
     /// Ciphertext that the kernel did not take.
-    pending: Vec<u8>,
+    pending: Pending,
     /// The last byte that was written is encrypted, but was not reported as taken.
     owed: bool,
     /// The first byte to come is the beginning of a request in the clear.
@@ -104,12 +109,13 @@ pub struct Tls<C> {
 
 impl<C: Side> Tls<C> {
     /// The TLS of a connection that has just been made.
-    pub const fn new(session: C, scratch: Rc<RefCell<Scratch>>) -> Self {
+    pub fn new(session: C, scratch: Rc<RefCell<Scratch>>) -> Self {
+        let pending = Pending::new(Arc::clone(&scratch.borrow().metrics));
         Self {
             session,
             scratch,
             held: Vec::new(),
-            pending: Vec::new(),
+            pending,
             owed: false,
             plaintext: false,
             begun: false,
@@ -134,9 +140,14 @@ impl<C: Side> Tls<C> {
         self.plaintext
     }
 
-    /// Whether ciphertext waits for the socket.
-    pub const fn is_pending(&self) -> bool {
-        !self.pending.is_empty()
+    /// Bytes of ciphertext that wait for the socket.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The memory that they hold.
+    pub fn pending_memory(&self) -> usize {
+        self.pending.memory()
     }
 
     /// Whether we have said that nothing more comes.
@@ -237,16 +248,7 @@ impl<C: Side> Tls<C> {
     /// # Errors
     /// The socket's own, other than that it takes no more.
     pub fn send_pending(&mut self, socket: &mut impl Write) -> io::Result<bool> {
-        if self.pending.is_empty() {
-            return Ok(true);
-        }
-        let taken = write_all(socket, &self.pending)?;
-        if taken < self.pending.len() {
-            self.pending.drain(..taken);
-            return Ok(false);
-        }
-        self.pending = Vec::new();
-        Ok(true)
+        self.pending.send(socket)
     }
 
     /// Begins the handshake, for the side that speaks first.
@@ -290,7 +292,7 @@ impl<C: Side> Tls<C> {
         if self.pending.len() + bytes.len() - taken > PENDING_BYTES_MAX {
             return Err(io::Error::other("the peer does not read what it asks for"));
         }
-        self.pending.extend_from_slice(&bytes[taken..]);
+        self.pending.push(&bytes[taken..]);
         Ok(self.pending.is_empty())
     }
 }

@@ -65,6 +65,8 @@ struct Pair {
     near: Socket,
     far: Socket,
     plain: Vec<u8>,
+    /// The books of the server's worker.
+    books: Arc<WorkerMetrics>,
 }
 
 impl Pair {
@@ -84,12 +86,14 @@ impl Pair {
         let config = config.expect("ring speaks both").with_root_certificates(roots).with_no_client_auth();
         let name = ServerName::try_from("localhost").expect("a name");
         let client = Client::new(Arc::new(config), name).expect("sound settings");
+        let books = Arc::new(WorkerMetrics::default());
         Self {
-            client: Tls::new(client, Scratch::shared(READ_BYTES)),
-            server: Tls::new(server, Scratch::shared(READ_BYTES)),
+            client: Tls::new(client, Scratch::shared(READ_BYTES, Arc::default())),
+            server: Tls::new(server, Scratch::shared(READ_BYTES, Arc::clone(&books))),
             near: Socket::default(),
             far: Socket::default(),
             plain: vec![0; READ_BYTES],
+            books,
         }
     }
 
@@ -112,6 +116,14 @@ impl Pair {
     fn carry(&mut self) {
         self.far.input.extend(self.near.output.drain(..));
         self.near.input.extend(self.far.output.drain(..));
+    }
+
+    /// What waits for the server's socket is in the books, to the byte.
+    #[track_caller]
+    fn assert_booked(&self) {
+        let (bytes, memory) = (self.server.pending_bytes(), self.server.pending_memory());
+        let booked = (self.books.queued_bytes.get(), self.books.queue_memory_unshared.get());
+        assert_eq!(booked, (bytes as u64, memory as u64));
     }
 
     /// What the client has from the server.
@@ -145,7 +157,7 @@ fn an_idle_connection_keeps_no_buffer() {
         pair.server.write(&mut pair.far, &slices(b"hello")).expect("there is room");
         assert_eq!(pair.heard(), b"hello");
         for tls in [(&pair.server.held, &pair.server.pending), (&pair.client.held, &pair.client.pending)] {
-            assert_eq!((tls.0.capacity(), tls.1.capacity()), (0, 0));
+            assert_eq!((tls.0.capacity(), tls.1.memory()), (0, 0));
         }
     }
 }
@@ -155,7 +167,7 @@ fn the_last_byte_counts_when_the_kernel_has_all_of_the_record() {
     let mut pair = Pair::connected(true);
     pair.far.room = Some(10);
     assert_eq!(pair.server.write(&mut pair.far, &slices(b"0123456789")).expect("it is begun"), 9);
-    assert!(pair.server.is_pending());
+    assert!(pair.server.pending_bytes() > 0);
     for _ in 0..3 {
         let blocked = pair.server.write(&mut pair.far, &slices(b"9")).expect_err("nothing moves");
         assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
@@ -166,7 +178,7 @@ fn the_last_byte_counts_when_the_kernel_has_all_of_the_record() {
     pair.far.room = None;
     let more = [IoSlice::new(b"9"), IoSlice::new(b"ab"), IoSlice::new(b""), IoSlice::new(b"c")];
     assert_eq!(pair.server.write(&mut pair.far, &more).expect("there is room"), 4);
-    assert!(!pair.server.is_pending());
+    assert_eq!(pair.server.pending_bytes(), 0);
     assert_eq!(pair.heard(), b"0123456789abc", "each byte once");
 }
 
@@ -187,8 +199,15 @@ fn what_waits_is_bounded() {
     pair.far.room = Some(100);
     let big = vec![b'x'; 4 * ENCRYPT_BYTES];
     assert_eq!(pair.server.write(&mut pair.far, &slices(&big)).expect("it is begun"), ENCRYPT_BYTES - 1);
-    assert!(pair.server.pending.len() < ENCRYPT_BYTES + 1024);
+    assert!(pair.server.pending_bytes() < ENCRYPT_BYTES + 1024);
     assert!(pair.server.write(&mut pair.far, &slices(&big[ENCRYPT_BYTES - 1..])).is_err());
+    // Not much more memory than that, and in the books until it is given up.
+    assert!(pair.server.pending_memory() < ENCRYPT_BYTES + 1024);
+    pair.assert_booked();
+    let books = Arc::clone(&pair.books);
+    assert!(books.queued_bytes.get() > ENCRYPT_BYTES as u64 - 100);
+    drop(pair);
+    assert_eq!((books.queued_bytes.get(), books.queue_memory_unshared.get()), (0, 0));
 }
 
 #[test]
@@ -209,7 +228,8 @@ fn a_peer_that_asks_and_does_not_read_is_cut() {
         }
         let _ = pair.server.write(&mut pair.far, &slices(b"!"));
     }
-    assert!(pair.server.pending.len() <= PENDING_BYTES_MAX);
+    assert!(pair.server.pending_bytes() <= PENDING_BYTES_MAX);
+    pair.assert_booked();
 }
 
 #[test]
@@ -324,12 +344,14 @@ proptest! {
                 Ok(taken) => at += taken,
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
             }
+            pair.assert_booked();
             heard.extend(pair.heard());
             if heard.len() == sent.len() && at == sent.len() {
                 break;
             }
         }
         prop_assert_eq!(heard, sent);
+        prop_assert_eq!((pair.books.queued_bytes.get(), pair.books.queue_memory_unshared.get()), (0, 0));
     }
 
     /// Whatever comes in place of a handshake or of records, cut anywhere: an error or nothing, but no panic, no
@@ -377,7 +399,7 @@ proptest! {
         pair.far.reads.extend(reads);
         let outcome = read_all(&mut pair.server, &mut pair.far, &mut pair.plain);
         prop_assert_eq!(outcome.is_ok_and(|plain| !plain.is_empty() && stage < 2), false);
-        assert!(pair.server.held.len() <= READ_BYTES && pair.server.pending.len() <= PENDING_BYTES_MAX);
+        assert!(pair.server.held.len() <= READ_BYTES && pair.server.pending_bytes() <= PENDING_BYTES_MAX);
         // Nor do the calls that may follow.
         let _ = pair.server.write(&mut pair.far, &slices(b"anybody there?"));
         let _ = pair.server.close(&mut pair.far);

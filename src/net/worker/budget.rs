@@ -133,7 +133,7 @@ impl Worker {
         let until = look.next.saturating_add(LOOKS_PER_TURN).min(end);
         for slot in look.next..until {
             let Some((key, entry)) = self.slots.at(slot) else { continue };
-            let memory = entry.conn.queue_memory();
+            let memory = entry.queue_memory();
             look.memory += memory;
             if !entry.conn.is_open() {
                 look.closing += memory;

@@ -202,7 +202,7 @@ impl Worker {
             board,
             links,
             buffer,
-            scratch: Scratch::shared(READ_BYTES),
+            scratch: Scratch::shared(READ_BYTES, Arc::default()),
             hands,
             slow: Vec::new(),
             slow_next_ns: 0,
