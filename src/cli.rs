@@ -5,6 +5,7 @@ mod drain;
 mod example;
 mod file;
 mod limits;
+mod log;
 mod tls;
 mod tools;
 mod values;
@@ -14,19 +15,21 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use app::AppFlags;
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser};
 use drain::DrainFlags;
 use file::{File, RouteFlags};
 use limits::{DeflateFlags, LimitFlags};
+pub(crate) use log::Log;
+use log::LogFlags;
 use tls::TlsFlags;
 pub(crate) use tls::certificate_line;
 use tools::Tool;
 use values::{Admin, admin_address, host_and_port, network, origin};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink};
-use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, Server, StartError};
+use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies};
+use wsd::{Reloaded, Remote, Server, StartError};
 
 /// A WebSocket server for connection scale.
 ///
@@ -95,15 +98,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDRESS", env = "WSD_ADMIN", value_parser = admin_address)]
     admin: Option<Admin>,
 
-    /// What to write to stderr; `debug` shows connects, closes and messages, never what is in them
-    #[arg(long, value_name = "LEVEL", env = "WSD_LOG", default_value = "warn",
-          value_parser = PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
-              .map(|level| level.parse::<tracing_subscriber::filter::LevelFilter>().unwrap_or(tracing_subscriber::filter::LevelFilter::WARN)))]
-    pub(crate) log: tracing_subscriber::filter::LevelFilter,
-
-    /// How to write it: for people, or one JSON object for each line
-    #[arg(long, value_name = "FORMAT", env = "WSD_LOG_FORMAT", default_value = "text")]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
 
     /// Print every limit with the value in force, and exit
     #[arg(long)]
@@ -120,15 +116,6 @@ pub(crate) struct Cli {
 
     #[command(flatten)]
     drain: DrainFlags,
-}
-
-/// How the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// A line for people
-    Text,
-    /// A JSON object on each line
-    Json,
 }
 
 impl Cli {
@@ -189,38 +176,33 @@ impl Cli {
         self.app.check().map_err(|what| format!("wsd: {what}; see wsd --help"))
     }
 
-    /// The server that was asked for, on the sockets that systemd passes, if it does.
+    /// The server that was asked for, on the sockets that systemd passes, if it does. `log` changes when the file says so.
     ///
     /// # Errors
     /// What it passes is no socket to serve on.
-    pub(crate) fn server(&self) -> Result<Builder, StartError> {
+    pub(crate) fn server(&self, log: Log) -> Result<Builder, StartError> {
         let mut builder = Server::builder().config(self.config()).service_manager()?;
         if self.listen_given {
             builder = builder.config(self.config());
         }
         if self.config.is_some() {
-            builder = builder.on_reload(self.rereader());
+            builder = builder.on_reload(self.reloader(log));
         }
         Ok(self.add_routes(builder))
     }
 
-    /// Reads everything again. What the server itself does not know of, and needs a restart, is named here.
-    fn rereader(&self) -> impl FnMut() -> Result<Config, String> + Send + 'static {
-        let unseen = |cli: &Self| {
-            [
-                ("routes", format!("{:?} {:?} {:?}", cli.routes, cli.app, cli.paths)),
-                ("log", format!("{:?} {:?}", cli.log, cli.log_format)),
-            ]
-        };
-        let before = unseen(self);
-        move || {
+    /// Reads everything again. Of the log and the routes the server itself does not know.
+    fn reloader(&self, mut log: Log) -> impl FnMut(&Remote) -> Result<Reloaded, String> + Send + 'static {
+        let routes = |cli: &Self| format!("{:?} {:?} {:?}", cli.routes, cli.app, cli.paths);
+        let present = routes(self);
+        move |server| {
             let (cli, _, _) = Self::read(std::env::args_os().collect())?;
-            for ((name, old), (_, new)) in before.iter().zip(unseen(&cli)) {
-                if *old != new {
-                    tracing::warn!(settings = name, "settings that need a restart");
-                }
+            let mut reloaded = server.reload(&cli.config()).map_err(|error| error.to_string())?;
+            reloaded.changed.extend(log.change(cli.log));
+            if routes(&cli) != present {
+                reloaded.waiting.push("routes".to_owned());
             }
-            Ok(cli.config())
+            Ok(reloaded)
         }
     }
 

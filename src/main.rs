@@ -2,7 +2,7 @@
 
 mod cli;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use wsd::{AdminAddress, Handle, RunError, StartError};
@@ -17,15 +17,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(line) => return fail(EXIT_USAGE, &line),
     };
-    let log =
-        tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).with_target(false);
-    match cli.log_format {
-        cli::LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        cli::LogFormat::Json => {
-            log.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
-        }
-    }
-    match cli.server().map_err(RunError::Start).and_then(|server| server.run_with(announce)) {
+    let log = cli::Log::start(cli.log);
+    match cli.server(log).map_err(RunError::Start).and_then(|server| server.run_with(announce)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ RunError::Start(StartError::Route(_) | StartError::Setting(_))) => {
             fail(EXIT_USAGE, &format!("wsd: {error}; see wsd --help"))

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use common::program::{Program, run, wsd};
-use common::{request, text};
+use common::{Client, request, text};
 use rustix::process::Signal;
 
 /// A file that is gone with the test.
@@ -214,4 +214,46 @@ fn a_file_that_is_wrong_changes_nothing_and_other_routes_need_a_restart() {
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && log.contains(said), "no `{said}` in: {log}");
     }
+}
+
+/// Writes these settings, has them taken up, and waits until they are: `max` tells them from those before.
+#[track_caller]
+fn reload(program: &Program, file: &File, settings: &str, max: usize) {
+    std::fs::write(file.path(), format!("listen = [\"127.0.0.1:0\"]\nmax-message = {max}\n{settings}\n"))
+        .expect("writable");
+    program.signal(Signal::HUP);
+    let long = "x".repeat(max);
+    common::wait_until("the new limit is in force", || {
+        let mut client = program.open("/echo");
+        client.send_to_whom_it_may_concern(&text(&long));
+        client.read_frame().payload == long.as_bytes()
+    });
+}
+
+#[test]
+fn sighup_changes_the_level_and_the_format_of_the_log() {
+    let file = File::new("log", "listen = [\"127.0.0.1:0\"]\nmax-message = 100\n");
+    let program = Program::start(wsd(&["--config", file.path()]));
+    reload(&program, &file, "log = \"warn\"", 200);
+    reload(&program, &file, "log = \"info\"\nlog-format = \"json\"", 300);
+    reload(&program, &file, "log = \"off\"\nbacklog = 77", 400);
+    program.signal(Signal::INT);
+    let log = String::from_utf8(program.output().stderr).expect("UTF-8");
+    // One line, because nothing is said at `warn` and `off`.
+    let line: serde_json::Value = serde_json::from_str(&log).unwrap_or_else(|error| panic!("{error}: {log}"));
+    assert_eq!((&line["level"], &line["message"]), (&"INFO".into(), &"settings reloaded".into()), "{log}");
+    assert_eq!(line["changed"], "max-message log log-format", "{log}");
+}
+
+#[test]
+fn refusals_are_said_by_a_log_that_was_off_when_the_server_started() {
+    let file = File::new("quiet", "listen = [\"127.0.0.1:0\"]\nlog = \"off\"\nmax-message = 100\n");
+    let program = Program::start(wsd(&["--config", file.path()]));
+    reload(&program, &file, "log = \"info\"", 200);
+    let mut scanner = Client::connect(program.addresses()[0]);
+    scanner.send("nonsense\r\n\r\n");
+    scanner.assert_status(400);
+    program.signal(Signal::INT);
+    let log = String::from_utf8(program.output().stderr).expect("UTF-8");
+    assert!(log.contains("handshakes refused (malformed)"), "{log}");
 }

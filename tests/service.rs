@@ -187,6 +187,68 @@ fn the_service_manager_hears_of_readiness_the_end_and_signs_of_life() {
     assert!(!manager.heard.contains("WATCHDOG"), "{}", manager.heard);
 }
 
+/// The time that a `MONOTONIC_USEC=` has, which must be in the same message as `RELOADING=1`.
+#[track_caller]
+fn reloading_since(said: &str) -> u64 {
+    let (_, rest) = said.split_once("RELOADING=1\n").unwrap_or_else(|| panic!("no RELOADING=1 in {said}"));
+    let (rest, _) = rest.split_once("READY=1").expect("it ends");
+    let time = rest.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).expect("a time");
+    time.parse().expect("microseconds")
+}
+
+#[test]
+fn the_service_manager_hears_when_a_reload_begins_and_ends() {
+    let mut manager = Manager::new("reload");
+    let file = std::env::temp_dir().join(format!("wsd-{}-reload.toml", std::process::id()));
+    let write = |text: &str| std::fs::write(&file, text).expect("a path of our own");
+    write("listen = [\"127.0.0.1:0\"]\ndrain-grace = \"0\"\ndrain-timeout = \"2h\"\n");
+    let mut command = wsd(&["--config", file.to_str().expect("UTF-8"), "--log", "off"]);
+    command.env("NOTIFY_SOCKET", &manager.path);
+    let mut program = Program::start(command);
+    manager.hears("READY=1");
+    let mut before = 0;
+    for (settings, status) in [("max-message = 7", None), ("nonsense", Some("failed")), ("", None)] {
+        write(&format!(
+            "listen = [\"127.0.0.1:0\"]\ndrain-grace = \"0\"\ndrain-timeout = \"2h\"\n{settings}\n"
+        ));
+        program.signal(Signal::HUP);
+        let said = manager.hears("READY=1");
+        let since = reloading_since(&said);
+        assert!(since > before, "{since} after {before}");
+        before = since;
+        let (_, last) = said.rsplit_once("STATUS=").expect("a status");
+        assert!(last.starts_with("serving, up to "), "{said}");
+        assert_eq!(last.contains("the last reload failed"), status.is_some(), "{said}");
+    }
+    // A drain may take longer than the unit says, and 32 bits hold: two hours, and the end. Whoever hears of an end is
+    // told of nothing else.
+    let client = program.open("/sink");
+    program.signal(Signal::TERM);
+    let said = manager.hears("STATUS=draining");
+    assert!(said.contains("STOPPING=1\n") && said.contains("EXTEND_TIMEOUT_USEC=7205000000\n"), "{said}");
+    program.signal(Signal::HUP);
+    drop(client);
+    assert_eq!(program.wait().code(), Some(0));
+    manager.listen_for(Duration::from_millis(100));
+    assert!(!manager.heard.contains("RELOADING"), "{}", manager.heard);
+    let _ = std::fs::remove_file(&file);
+}
+
+/// `systemctl reload` of a server that has nothing to read must not end it, as a SIGHUP elsewhere does.
+#[test]
+fn a_reload_of_nothing_is_survived_under_a_service_manager() {
+    let mut manager = Manager::new("nothing");
+    let mut command = wsd(&["--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &manager.path);
+    let program = Program::start(command);
+    manager.hears("READY=1");
+    program.signal(Signal::HUP);
+    reloading_since(&manager.hears("READY=1"));
+    program.open("/echo").close();
+    program.signal(Signal::INT);
+    assert!(!manager.hears("STATUS=stopping").contains("EXTEND"));
+}
+
 /// Not a test, but the server of the next one: only a process of its own can have an environment of its own.
 #[test]
 fn a_server_that_can_be_stuck() {
@@ -462,7 +524,7 @@ fn the_unit_files_are_sound() {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd");
     let read = |name: &str| std::fs::read_to_string(directory.join(name)).expect("it is there");
     let (service, socket) = (read("wsd.service"), read("wsd.socket"));
-    for line in ["Type=notify", "NoNewPrivileges=yes", "ProtectSystem=strict", "Requires=wsd.socket"] {
+    for line in ["Type=notify", "ExecReload=/bin/kill -HUP $MAINPID", "NoNewPrivileges=yes", "ProtectSystem=strict", "Requires=wsd.socket"] {
         assert!(service.lines().any(|it| it == line), "no {line}");
     }
     // systemd waits for longer than a drain takes at most.

@@ -8,7 +8,7 @@ use super::reload::Source;
 use super::service::Service;
 use super::signals;
 use super::start::{check, start};
-use super::{Handle, RunError, StartError};
+use super::{Handle, Reloaded, Remote, RunError, StartError};
 use crate::app::App;
 use crate::config::CertificateFiles;
 use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins};
@@ -25,6 +25,8 @@ pub struct Builder {
     pub(super) listeners: Vec<TcpListener>,
     pub(super) service: Option<Service>,
     pub(super) source: Option<Source>,
+    /// A log that nobody writes now may be written after a reload.
+    pub(super) log_may_change: bool,
     pub(super) invalid: Option<InvalidRoute>,
 }
 
@@ -37,6 +39,7 @@ impl Builder {
             listeners: Vec::new(),
             service: None,
             source: None,
+            log_may_change: false,
             invalid: None,
         }
     }
@@ -80,11 +83,16 @@ impl Builder {
         Ok(self)
     }
 
-    /// Where [`run`](Self::run) gets new settings from on SIGHUP, for [`Remote::reload`](crate::Remote::reload). What is
-    /// wrong with them is returned as one line, for the log.
+    /// What [`run`](Self::run) does on SIGHUP: reads new settings from wherever they come from, and gives them to
+    /// [`Remote::reload`]. What came of it is returned, with whatever else was taken up, for the log; or what is wrong
+    /// with them, as one line.
     #[must_use]
-    pub fn on_reload(mut self, read: impl FnMut() -> Result<Config, String> + Send + 'static) -> Self {
-        self.source = Some(Source(Box::new(read)));
+    pub fn on_reload(
+        mut self,
+        reload: impl FnMut(&Remote) -> Result<Reloaded, String> + Send + 'static,
+    ) -> Self {
+        self.source = Some(Source(Box::new(reload)));
+        self.log_may_change = true;
         self
     }
 

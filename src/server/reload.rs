@@ -22,8 +22,10 @@ pub struct Reloaded {
     pub waiting: Vec<String>,
 }
 
-/// Where new settings come from when they are asked for.
-pub(super) struct Source(pub(super) Box<dyn FnMut() -> Result<Config, String> + Send>);
+/// Takes up new settings when that is asked for.
+pub(super) struct Source(pub(super) Box<Reload>);
+
+type Reload = dyn FnMut(&Remote) -> Result<Reloaded, String> + Send;
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

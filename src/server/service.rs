@@ -21,9 +21,16 @@ use crate::net::worker::Shared;
 /// What the service manager wants to hear.
 #[derive(Debug)]
 pub(super) struct Service {
+    /// Whether there is one.
+    listens: bool,
     /// A sign of life at least so often.
     watchdog: Option<Duration>,
+    /// What it is told while all is well.
+    serving: String,
 }
+
+/// A shutdown takes no longer, also the one at the end of a drain.
+const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Gives signs of life until it is dropped.
 #[derive(Debug)]
@@ -47,21 +54,48 @@ impl Service {
             }
             sockets.push(socket);
         }
-        Ok((Self { watchdog: sd_notify::watchdog_enabled() }, sockets))
+        let listens = env::var_os("NOTIFY_SOCKET").is_some();
+        Ok((Self { listens, watchdog: sd_notify::watchdog_enabled(), serving: String::new() }, sockets))
+    }
+
+    /// Whether there is a service manager that wants to hear anything.
+    pub(super) fn listens(&self) -> bool {
+        self.listens
     }
 
     /// The server accepts connections. From now on there are signs of life, if they are asked for.
-    pub(super) fn ready(&self, handle: &Handle) -> Watchdog {
-        tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving, {}", handle.ceiling()))]);
+    pub(super) fn ready(&mut self, handle: &Handle) -> Watchdog {
+        self.serving = format!("serving, {}", handle.ceiling());
+        tell(&[NotifyState::Ready, NotifyState::Status(&self.serving)]);
         let Some(limit) = self.watchdog else { return Watchdog(None) };
         let shared = Arc::clone(&handle.shared);
         let (end, ended) = mpsc::channel();
         Watchdog(Some((end, thread::spawn(move || watch(&shared, limit, &ended)))))
     }
 
-    /// The server ends.
-    pub(super) fn stopping(&self, how: &str) {
-        tell(&[NotifyState::Stopping, NotifyState::Status(how)]);
+    /// The server reads its settings again. `reload` says whether they were sound; if not, the old ones are in force.
+    pub(super) fn reload(&self, reload: impl FnOnce() -> bool) {
+        let mut begun = vec![NotifyState::Reloading, NotifyState::Status("reloading")];
+        // With `Type=notify-reload` it tells this reload from one that was asked for later; without it is ignored.
+        begun.extend(NotifyState::monotonic_usec_now());
+        tell(&begun);
+        let failed = format!("{}; the last reload failed, see the log", self.serving);
+        let status = if reload() { &self.serving } else { &failed };
+        tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    }
+
+    /// The server ends within 5 seconds.
+    pub(super) fn stopping(&self) {
+        tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    }
+
+    /// The server lets everyone go, for so long at most. Who set that limit need not set it again in the unit: a
+    /// shorter `TimeoutStopSec=` would cut the drain.
+    pub(super) fn draining(&self, timeout: Duration) {
+        let longest = timeout.saturating_add(SHUTDOWN).as_micros();
+        // In our own words: the crate's have 32 bits, which is an hour.
+        let longest = format!("EXTEND_TIMEOUT_USEC={}", u64::try_from(longest).unwrap_or(u64::MAX));
+        tell(&[NotifyState::Stopping, NotifyState::Status("draining"), NotifyState::Custom(&longest)]);
     }
 }
 

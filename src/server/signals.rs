@@ -3,7 +3,7 @@
 //! | signal | what it does |
 //! |---|---|
 //! | SIGTERM | drains: a successor takes over |
-//! | SIGHUP | reads certificates and settings again, where there are files to read |
+//! | SIGHUP | reads certificates and settings again, where there are files to read, or a service manager that may ask |
 //! | SIGTERM once more, SIGINT, SIGQUIT | stops it within 5 seconds, also during a drain |
 
 use std::thread;
@@ -22,13 +22,14 @@ pub(super) fn run_until_stopped(mut builder: Builder, ready: impl FnOnce(&Handle
     // writes to must be in every table.
     let mut signals = Signals::new([SIGINT, SIGQUIT, SIGTERM]).map_err(RunError::Worker)?;
     let mut source = builder.source.take();
-    if builder.config.tls.is_some() || source.is_some() {
+    let mut service = builder.service.take();
+    let is_managed = service.as_ref().is_some_and(Service::listens);
+    if builder.config.tls.is_some() || source.is_some() || is_managed {
         signals.add_signal(SIGHUP).map_err(RunError::Worker)?;
     }
-    let service = builder.service.take();
     let handle = builder.start()?;
     ready(&handle);
-    let watchdog = service.as_ref().map(|service| service.ready(&handle));
+    let watchdog = service.as_mut().map(|service| service.ready(&handle));
     let (remote, closer) = (handle.remote(), signals.handle());
     let waiter = thread::spawn(move || obey(&mut signals, &remote, source.as_mut(), service.as_ref()));
     let outcome = handle.join().map_err(RunError::Worker);
@@ -43,15 +44,19 @@ fn obey(signals: &mut Signals, remote: &Remote, mut source: Option<&mut Source>,
     let mut draining = false;
     for signal in signals.forever() {
         if signal == SIGHUP {
-            if let Some(source) = source.as_mut() {
-                reload_settings(remote, source);
+            let mut reload = || reload(remote, source.as_deref_mut());
+            match service {
+                // Once it has heard of the end, it wants to hear of nothing else.
+                Some(service) if !draining => service.reload(reload),
+                _ => drop(reload()),
             }
-            reload_certificates(remote);
             continue;
         }
         let drains = signal == SIGTERM && !draining;
-        if let Some(service) = service {
-            service.stopping(if drains { "draining" } else { "stopping" });
+        match service {
+            Some(service) if drains => service.draining(remote.shared.drain.timeout),
+            Some(service) => service.stopping(),
+            None => {}
         }
         if drains {
             draining = true;
@@ -62,25 +67,38 @@ fn obey(signals: &mut Signals, remote: &Remote, mut source: Option<&mut Source>,
     }
 }
 
+/// Reads again what there is to read; whether all of it was sound.
+fn reload(server: &Remote, source: Option<&mut Source>) -> bool {
+    let settings = source.is_none_or(|source| reload_settings(server, source));
+    reload_certificates(server) && settings
+}
+
 /// New settings, as far as they can be taken up; the others are named.
-fn reload_settings(server: &Remote, source: &mut Source) {
-    let reloaded = (source.0)().and_then(|config| server.reload(&config).map_err(|error| error.to_string()));
-    match reloaded {
+fn reload_settings(server: &Remote, source: &mut Source) -> bool {
+    match (source.0)(server) {
         Ok(Reloaded { changed, waiting }) => {
             info!(changed = changed.join(" "), "settings reloaded");
             if !waiting.is_empty() {
                 warn!(settings = waiting.join(" "), "settings that need a restart");
             }
+            true
         }
-        Err(error) => error!(error, "settings not reloaded: the old ones stay"),
+        Err(error) => {
+            error!(error, "settings not reloaded: the old ones stay");
+            false
+        }
     }
 }
 
 /// Certificates change while the server runs; a file that is no good must not end it.
-fn reload_certificates(server: &Remote) {
+fn reload_certificates(server: &Remote) -> bool {
     match server.reload_certificates() {
         Ok(true) => info!("certificates reloaded"),
         Ok(false) => {}
-        Err(error) => error!(%error, "certificates not reloaded: the old ones stay"),
+        Err(error) => {
+            error!(%error, "certificates not reloaded: the old ones stay");
+            return false;
+        }
     }
+    true
 }

@@ -46,7 +46,7 @@ struct Go {
 /// Starts a server, and returns when it accepts connections on all its addresses.
 pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     check_but_for_certificates(&builder)?;
-    let Builder { mut config, router, pages, listeners, .. } = builder;
+    let Builder { mut config, router, pages, listeners, log_may_change, .. } = builder;
     if config.threads == 0 {
         config.threads = thread::available_parallelism().map_or(1, usize::from);
     }
@@ -75,7 +75,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     let (mut addresses, reserved) = reserve(&config)?;
     let view = View { shared: Arc::clone(&shared), private_tables: ceiling.tables > 1, descriptors };
     let admin = open_admin(config.admin.clone(), view)?;
-    let watch = Watch::start(Arc::clone(&shared));
+    let watch = Watch::start(Arc::clone(&shared), log_may_change);
     for go in goes {
         let table_max = table_max(descriptors);
         let _ = go.send(Go { addresses: addresses.clone(), config: tls.clone(), table_max });

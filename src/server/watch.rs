@@ -51,9 +51,10 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Starts to look; `None` where nobody would read it, or no thread is to be had.
-    pub(super) fn start(shared: Arc<Shared>) -> Option<Self> {
-        if !tracing::enabled!(Level::WARN) {
+    /// Starts to look; `None` where nobody would read it, now or after a reload (`may_change`), or no thread is to be
+    /// had.
+    pub(super) fn start(shared: Arc<Shared>, may_change: bool) -> Option<Self> {
+        if !may_change && !tracing::enabled!(Level::WARN) {
             return None;
         }
         let ended = Arc::new(AtomicBool::new(false));
