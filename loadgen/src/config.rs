@@ -215,6 +215,19 @@ impl Config {
         self.lifetime.is_some() || self.reconnect != Reconnect::None
     }
 
+    /// Messages per second that are due, where messages have times of their own.
+    pub const fn target_rate(&self) -> Option<f64> {
+        match self.load {
+            Load::Open { rate } => Some(rate),
+            Load::None | Load::Closed { .. } => None,
+        }
+    }
+
+    /// Whether connecting as fast as possible is what is measured.
+    pub fn measures_a_storm(&self) -> bool {
+        self.mode == Mode::Connect && self.connect_pace == ConnectPace::Storm
+    }
+
     /// The whole URL, path included.
     pub fn url(&self) -> String {
         format!("{}://{}{}", self.target.scheme(), self.target.host, self.path)

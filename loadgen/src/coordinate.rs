@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::backoff::Reconnect;
 use crate::cli::Mode;
 use crate::clock::{SECOND_NS, monotonic_ns};
+use crate::collect::Interval;
 use crate::config::Config;
 use crate::crew::Crew;
 use crate::live::Look;
@@ -104,78 +105,100 @@ impl<'a> Coordinator<'a> {
         dialed: &Connecting,
         mut hlog: Option<&mut HlogWriter>,
     ) -> Result<Measured, Failure> {
+        // Each message of a broadcast is expected at every connection.
+        let audience = self.config.audience(u64::from(dialed.healthy()));
+        let timeline = self.start(dialed);
+        let mut measured = Measured::new(timeline, self.crew.threads(), audience);
+        let mut ending = Ending::default();
+        while measured.loads.len() < self.crew.threads() as usize {
+            if let Some(report) = self.receive(measured.loads.len())? {
+                self.take(report, &mut measured, hlog.as_deref_mut())?;
+            }
+            self.look(&mut measured, audience, &mut ending);
+        }
+        for interval in measured.collector.finish() {
+            log(hlog.as_deref_mut(), &interval)?;
+        }
+        self.progress.finish();
+        Ok(measured)
+    }
+
+    /// Tells the threads when to do what, and who of them sends.
+    fn start(&mut self, dialed: &Connecting) -> Timeline {
         let timeline = timeline(self.config, monotonic_ns());
         let open = dialed.healthy();
         let senders = if self.config.mode == Mode::Broadcast { self.config.senders.min(open) } else { open };
-        // Each message of a broadcast is expected at every connection.
-        let audience = self.config.audience(u64::from(open));
         for (thread, slots) in deal(senders, &dialed.open, self.config.seed).into_iter().enumerate() {
             Counters::set(&self.crew.board().of(thread as u32).sending, 1);
             self.crew.tell(thread, Command::Start(Start { timeline, senders, slots }));
         }
-        let mut measured = Measured::new(timeline, self.crew.threads(), audience);
-        let mut ending = Ending::default();
-        // Whoever does not come back leaves a run without connections; where they come and go it goes on.
-        let modes = [Mode::Echo, Mode::Broadcast, Mode::Idle];
-        let stays = modes.contains(&self.config.mode) && self.config.reconnect == Reconnect::None;
         self.progress.running(&timeline);
-        while measured.loads.len() < self.crew.threads() as usize {
-            match self.receive(measured.loads.len())? {
-                Some(Report::Second { number, slice, parts }) => {
-                    if let Some(interval) = measured.collector.add(number, slice, parts) {
-                        self.progress.second(&interval);
-                        if let Some(hlog) = hlog.as_deref_mut() {
-                            hlog.interval(&interval)
-                                .map_err(|error| Failure::Broken(format!("--hlog: {error}")))?;
-                        }
-                    }
+        timeline
+    }
+
+    /// Keeps what a thread reports.
+    fn take(
+        &mut self,
+        report: Report,
+        measured: &mut Measured,
+        hlog: Option<&mut HlogWriter>,
+    ) -> Result<(), Failure> {
+        match report {
+            Report::Second { number, slice, parts } => {
+                if let Some(interval) = measured.collector.add(number, slice, parts) {
+                    self.progress.second(&interval);
+                    log(hlog, &interval)?;
                 }
-                Some(Report::Done(done)) => measured.done(*done),
-                Some(Report::FirstFailure(reason)) => {
-                    measured.first_failure.get_or_insert(reason);
-                }
-                _ => {}
             }
-            let now_ns = monotonic_ns();
-            measured.look_at_server(self.config.server_pid, now_ns);
-            let board = self.crew.board();
-            // In this order: what is no longer to be sent has been counted as sent.
-            let sending = board.sum(|it| &it.sending) > 0;
-            let (sent, arrived) = (board.sum(|it| &it.sent), board.sum(|it| &it.arrived));
-            self.progress.at(&Look {
-                now_ns,
-                conns: board.sum(|it| &it.open),
-                sent,
-                arrived,
-                missing: board.sum(|it| &it.missing),
-                cpu_hottest: board.max(|it| &it.busy_permille) as f64 / 1e3,
-            });
-            if self.interrupted.load(Ordering::Relaxed) && !measured.interrupted {
-                measured.interrupted = true;
-                measured.cut_short(now_ns);
-                self.crew.tell_all(|| Command::Stop);
+            Report::Done(done) => measured.done(*done),
+            Report::FirstFailure(reason) => {
+                measured.first_failure.get_or_insert(reason);
             }
-            if stays && board.sum(|it| &it.open) == 0 && now_ns < measured.timeline.end_ns {
-                measured.deserted = true;
-                measured.cut_short(now_ns);
-            }
-            if self.config.mode == Mode::Connect && !sending {
-                measured.cut_short(now_ns);
-            }
-            if ending.is_late(now_ns, &measured.timeline) {
-                self.crew.tell_all(|| Command::Stop);
-            }
-            if ending.is_now(now_ns, &measured, !sending && arrived >= sent * audience) {
-                self.crew.tell_all(|| Command::Finish);
-            }
+            Report::Dialed(_) | Report::Broken(_) => {}
         }
-        for interval in measured.collector.finish() {
-            if let Some(hlog) = hlog.as_deref_mut() {
-                hlog.interval(&interval).map_err(|error| Failure::Broken(format!("--hlog: {error}")))?;
-            }
+        Ok(())
+    }
+
+    /// Looks at clock and counters: shows them, and decides whether the run goes on.
+    fn look(&mut self, measured: &mut Measured, audience: u64, ending: &mut Ending) {
+        let now_ns = monotonic_ns();
+        measured.look_at_server(self.config.server_pid, now_ns);
+        let board = self.crew.board();
+        // In this order: what is no longer to be sent has been counted as sent.
+        let sending = board.sum(|it| &it.sending) > 0;
+        let look = Look {
+            now_ns,
+            conns: board.sum(|it| &it.open),
+            sent: board.sum(|it| &it.sent),
+            arrived: board.sum(|it| &it.arrived),
+            missing: board.sum(|it| &it.missing),
+            cpu_hottest: board.max(|it| &it.busy_permille) as f64 / 1e3,
+        };
+        self.progress.at(&look);
+        if self.interrupted.load(Ordering::Relaxed) && !measured.interrupted {
+            measured.interrupted = true;
+            measured.cut_short(now_ns);
+            self.crew.tell_all(|| Command::Stop);
         }
-        self.progress.finish();
-        Ok(measured)
+        if self.stays() && look.conns == 0 && now_ns < measured.timeline.end_ns {
+            measured.deserted = true;
+            measured.cut_short(now_ns);
+        }
+        if self.config.mode == Mode::Connect && !sending {
+            measured.cut_short(now_ns);
+        }
+        if ending.is_late(now_ns, &measured.timeline) {
+            self.crew.tell_all(|| Command::Stop);
+        }
+        if ending.is_now(now_ns, measured, !sending && look.arrived >= look.sent * audience) {
+            self.crew.tell_all(|| Command::Finish);
+        }
+    }
+
+    /// Whether whoever ends stays away: a run without connections then has no future.
+    fn stays(&self) -> bool {
+        let modes = [Mode::Echo, Mode::Broadcast, Mode::Idle];
+        modes.contains(&self.config.mode) && self.config.reconnect == Reconnect::None
     }
 
     /// Waits until all connections are closed.
@@ -201,6 +224,11 @@ impl<'a> Coordinator<'a> {
             report => Ok(Some(report)),
         }
     }
+}
+
+fn log(hlog: Option<&mut HlogWriter>, interval: &Interval) -> Result<(), Failure> {
+    let written = hlog.map_or(Ok(()), |hlog| hlog.interval(interval));
+    written.map_err(|error| Failure::Broken(format!("--hlog: {error}")))
 }
 
 /// Decides when there is nothing left to wait for.

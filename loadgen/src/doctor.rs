@@ -32,6 +32,18 @@ pub enum Level {
     Fail,
 }
 
+impl Level {
+    const fn of(fail: bool, warn: bool) -> Self {
+        if fail {
+            Self::Fail
+        } else if warn {
+            Self::Warn
+        } else {
+            Self::Ok
+        }
+    }
+}
+
 /// One look at the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
@@ -75,90 +87,37 @@ pub struct Findings {
 
 /// Judges the findings for `conns` connections from these addresses to a server on this machine.
 pub fn checks(conns: u32, source_ips: SourceIps, it: &Findings) -> Vec<Check> {
-    let connections = u64::from(conns);
     let server = match source_ips.listed().first() {
         // Towards the same kind of address.
         Some(first) if first.is_ipv6() => (std::net::Ipv6Addr::LOCALHOST, 8080).into(),
         _ => ([127, 0, 0, 1], 8080).into(),
     };
     let wish = Wish { conns, threads: None, leaving: 0, server, source_ips };
-    let plan = Plan::new(&wish, &it.machine);
-    let ports = ports(&wish, it);
-    let (level, found) = match plan {
-        Ok(plan) => (
-            Level::Ok,
-            format!(
-                "{} tables of {} for {} connections",
-                plan.tables,
-                count(plan.descriptors),
-                count(connections)
-            ),
-        ),
+    let conns = u64::from(conns);
+    let mut out =
+        vec![descriptors(&wish, it), files(conns, it), ports(&wish, it), backlog(it), memory(conns, it)];
+    out.extend(it.tracked_max.map(|max| conntrack(conns, max)));
+    out.extend([clock(it), timers(it), cores(it)]);
+    out
+}
+
+/// Whether the threads' tables hold so many descriptors, as the plan sees it.
+fn descriptors(wish: &Wish, it: &Findings) -> Check {
+    let (level, found) = match Plan::new(wish, &it.machine) {
+        Ok(plan) => {
+            let (tables, of, conns) = (plan.tables, count(plan.descriptors), count(u64::from(wish.conns)));
+            (Level::Ok, format!("{tables} tables of {of} for {conns} connections"))
+        }
         Err(problem) => (Level::Fail, problem),
     };
-    let need = connections * BYTES_PER_CONN;
-    let pick = |fail: bool, warn: bool| {
-        if fail {
-            Level::Fail
-        } else if warn {
-            Level::Warn
-        } else {
-            Level::Ok
-        }
-    };
-    let mut out = vec![
-        Check::new(
-            "descriptors",
-            level,
-            found,
-            "raise the hard limit: ulimit -Hn, LimitNOFILE= or /etc/security/limits.conf",
-        ),
-        Check::new(
-            "files",
-            pick(it.files_left < 2 * connections, false),
-            format!("{} left in the system", count(it.files_left.min(u64::from(u32::MAX)))),
-            "sysctl -w fs.file-max=2000000",
-        ),
-        ports,
-        Check::new(
-            "backlog",
-            pick(false, it.backlog < BACKLOG_MIN),
-            format!("somaxconn {}", count(it.backlog)),
-            "sysctl -w net.core.somaxconn=4096, and restart the server",
-        ),
-        Check::new(
-            "memory",
-            pick(need > it.memory_bytes, need * 2 > it.memory_bytes),
-            format!("{} to be had, about {} needed for both ends", bytes(it.memory_bytes), bytes(need)),
-            "fewer connections, or a machine with more memory",
-        ),
-    ];
-    if let Some(max) = it.tracked_max {
-        let found = format!("the firewall tracks {} connections", count(max));
-        let remedy = "sysctl -w net.netfilter.nf_conntrack_max=1000000";
-        out.push(Check::new("conntrack", pick(max < connections, max < 2 * connections), found, remedy));
-    }
-    out.extend([
-        Check::new(
-            "clock",
-            pick(false, it.clock_ns > CLOCK_NS),
-            format!("{} per look", duration(it.clock_ns)),
-            "the clock source is slow: see /sys/devices/system/clocksource, tsc or kvm-clock are fast",
-        ),
-        Check::new(
-            "timers",
-            pick(false, it.wake_late_ns > WAKE_LATE_NS),
-            format!("wake {} late (p99)", duration(it.wake_late_ns)),
-            "something else has the cores, or power saving is on: latencies below this are not the server's",
-        ),
-        Check::new(
-            "cores",
-            pick(false, it.machine.cores < 2 || it.load_percent > 50 * u64::from(it.machine.cores)),
-            format!("{}, load {}.{:02}", it.machine.cores, it.load_percent / 100, it.load_percent % 100),
-            "server and generator need a core each, and nobody else should",
-        ),
-    ]);
-    out
+    let remedy = "raise the hard limit: ulimit -Hn, LimitNOFILE= or /etc/security/limits.conf";
+    Check::new("descriptors", level, found, remedy)
+}
+
+fn files(conns: u64, it: &Findings) -> Check {
+    let level = Level::of(it.files_left < 2 * conns, false);
+    let found = format!("{} left in the system", count(it.files_left.min(u64::from(u32::MAX))));
+    Check::new("files", level, found, "sysctl -w fs.file-max=2000000")
 }
 
 /// Whether the source addresses have ports enough, as the plan sees it.
@@ -178,6 +137,47 @@ fn ports(wish: &Wish, it: &Findings) -> Check {
         Ok((sources, None)) => (Level::Ok, addresses(sources.len())),
     };
     Check::new("ports", level, found, remedy)
+}
+
+fn backlog(it: &Findings) -> Check {
+    let level = Level::of(false, it.backlog < BACKLOG_MIN);
+    let remedy = "sysctl -w net.core.somaxconn=4096, and restart the server";
+    Check::new("backlog", level, format!("somaxconn {}", count(it.backlog)), remedy)
+}
+
+fn memory(conns: u64, it: &Findings) -> Check {
+    let need = conns * BYTES_PER_CONN;
+    let level = Level::of(need > it.memory_bytes, need * 2 > it.memory_bytes);
+    let (there, needed) = (bytes(it.memory_bytes), bytes(need));
+    let found = format!("{there} to be had, about {needed} needed for both ends");
+    Check::new("memory", level, found, "fewer connections, or a machine with more memory")
+}
+
+fn conntrack(conns: u64, max: u64) -> Check {
+    let found = format!("the firewall tracks {} connections", count(max));
+    let remedy = "sysctl -w net.netfilter.nf_conntrack_max=1000000";
+    Check::new("conntrack", Level::of(max < conns, max < 2 * conns), found, remedy)
+}
+
+fn clock(it: &Findings) -> Check {
+    let level = Level::of(false, it.clock_ns > CLOCK_NS);
+    let remedy = "the clock source is slow: see /sys/devices/system/clocksource, tsc or kvm-clock are fast";
+    Check::new("clock", level, format!("{} per look", duration(it.clock_ns)), remedy)
+}
+
+fn timers(it: &Findings) -> Check {
+    let level = Level::of(false, it.wake_late_ns > WAKE_LATE_NS);
+    let found = format!("wake {} late (p99)", duration(it.wake_late_ns));
+    let remedy =
+        "something else has the cores, or power saving is on: latencies below this are not the server's";
+    Check::new("timers", level, found, remedy)
+}
+
+fn cores(it: &Findings) -> Check {
+    let (cores, load) = (it.machine.cores, it.load_percent);
+    let level = Level::of(false, cores < 2 || load > 50 * u64::from(cores));
+    let found = format!("{cores}, load {}.{:02}", load / 100, load % 100);
+    Check::new("cores", level, found, "server and generator need a core each, and nobody else should")
 }
 
 /// Looks, writes what it finds, and gives the exit code: 2 where the connections cannot be made.

@@ -6,7 +6,7 @@ use crate::cli::Mode;
 use crate::clock::SECOND_NS;
 use crate::collect::Collector;
 use crate::config::{Config, Load};
-use crate::connects::{ConnectCost, ConnectPace, ConnectTimes, Fates};
+use crate::connects::{ConnectCost, ConnectTimes, Fates};
 use crate::instrument::Tally;
 use crate::ledger::Totals;
 use crate::net::control::{Done, Lazy, ThreadLoad};
@@ -129,6 +129,11 @@ impl Measured {
         }
     }
 
+    /// The largest share that a thread has of what `share` looks at.
+    fn hottest(&self, share: fn(&ThreadLoad) -> f64) -> f64 {
+        self.loads.iter().map(share).fold(0.0, f64::max)
+    }
+
     /// The end is now, and what is under way gets a moment to arrive. The threads go on with their own timeline,
     /// which then only decides what counts as measured.
     pub fn cut_short(&mut self, now_ns: u64) {
@@ -157,104 +162,107 @@ pub fn summarize(
     config: &Config,
     plan: &Plan,
     connecting: Connecting,
-    measured: Measured,
+    mut measured: Measured,
     before: Option<Probe>,
 ) -> Summary {
-    let (open, receivers) = (u64::from(connecting.ok()), u64::from(connecting.healthy()));
-    let Measured {
-        collector,
-        tally,
-        totals,
-        closed,
-        seconds,
-        interrupted,
-        deserted,
-        server,
-        stages,
-        loads,
-        lazy,
-        fates,
-        ..
-    } = measured;
-    let times = collector.total.connects.measured.map(|times| *times).unwrap_or_default();
-    let samples = collector.total.measured.map(|samples| *samples).unwrap_or_default();
-    let broadcast = config.mode == Mode::Broadcast;
-    let integrity = integrity(&tally, &totals, config.audience(receivers));
-    let target = match config.load {
-        Load::Open { rate } => Some(rate),
-        _ => None,
+    let total = std::mem::take(&mut measured.collector.total);
+    let times = total.connects.measured.map(|times| *times).unwrap_or_default();
+    let samples = total.measured.map(|samples| *samples).unwrap_or_default();
+    let audience = config.audience(u64::from(connecting.healthy()));
+    let integrity = integrity(&measured.tally, &measured.totals, audience);
+    let turnover = turnover(config, &measured.fates, times, measured.seconds);
+    let evidence = evidence(config, &connecting, &measured, &integrity, &samples.late);
+    let generator = Generator {
+        cpu_hottest: measured.hottest(|it| it.cpu),
+        wait_hottest: measured.hottest(|it| it.wait),
+        late: late(config, samples.late),
     };
-    let hottest = |share: fn(&ThreadLoad) -> f64| loads.iter().map(share).fold(0.0, f64::max);
-    let (cpu_hottest, wait_hottest) = (hottest(|it| it.cpu), hottest(|it| it.wait));
-    let due = if interrupted || deserted || config.arrival == Arrival::Poisson {
-        tally.due_measured
-    } else {
-        target.map_or(0, |rate| (rate * seconds) as u64)
-    };
-    let connect_only = config.mode == Mode::Connect;
-    // A storm takes what a thread can give; whether that was the limit is a reason of its own.
-    let storm = connect_only && config.connect_pace == ConnectPace::Storm;
-    let judged = |share: f64| if storm { 0.0 } else { share };
-    // Who is away cannot send: that is no fault of the generator.
-    let away = if config.comes_and_goes() { tally.unsent } else { 0 };
-    let evidence = Evidence {
-        // Where connecting is what is measured, those that failed are a result.
-        conns: if connect_only { (1, 1) } else { (u64::from(config.conns), open) },
-        closed: closed.values().sum(),
-        deserted,
-        due_and_sent: target.map(|_| (due.saturating_sub(away), tally.sent_measured)),
-        late: target.and_then(|_| samples.late.tail()),
-        cpu_hottest: judged(cpu_hottest),
-        busy_hottest: judged(hottest(|it| it.cpu + it.wait)),
-        lost: integrity.lost,
-        faulty: totals.duplicate + totals.reordered + tally.corrupt,
-        received: (tally.sent_measured > 0).then_some(tally.received_measured),
-        interrupted,
-    };
-    let turnover = turnover(config, &fates, times, seconds);
-    let mut further = reasons::of_messages(config, &tally, &integrity);
-    if connect_only {
-        further.extend(reasons::of_connects(&connecting.fates, &connecting.times));
-        further.extend(reasons::of_storm(storm, cpu_hottest));
-    } else if let Some(it) = &turnover {
-        further.extend(reasons::of_connects(&it.fates, &it.times));
-    }
+    let mut further = reasons::of_messages(config, &measured.tally, &integrity);
+    further.extend(reasons::of_connecting(config, &connecting, turnover.as_ref(), generator.cpu_hottest));
     let (verdict, reasons) = reasons::with(judge(&evidence), further);
-    let rates = Rates {
-        target,
-        sent: tally.sent_measured as f64 / seconds.max(1e-9),
-        received: tally.received_measured as f64 / seconds.max(1e-9),
-    };
-    let server = match (config.server_pid, before, server) {
-        (Some(pid), Some(before), (Some((from_ns, start)), Some((to_ns, end)))) => {
-            let wall_s = (to_ns - from_ns) as f64 / SECOND_NS as f64;
-            Some(Cost::new(pid, &before, &start, &end, wall_s, open))
-        }
-        _ => None,
-    };
     Summary {
         config: config.clone(),
         plan: plan.clone(),
-        connecting,
-        fanout: broadcast.then_some(Fanout { spans: collector.spans }),
-        by_second: collector.seconds,
-        stages: StageResult::all(&config.stages, stages, config.warmup, seconds),
+        fanout: (config.mode == Mode::Broadcast).then_some(Fanout { spans: measured.collector.spans }),
+        by_second: measured.collector.seconds,
+        stages: StageResult::all(&config.stages, measured.stages, config.warmup, measured.seconds),
         response: samples.response,
         service: samples.service,
         integrity,
-        deflate: config
-            .deflate
-            .then_some(Compression { wire_bytes: tally.wire_bytes, plain_bytes: tally.plain_bytes }),
-        rates,
-        closed,
+        deflate: config.deflate.then(|| compression(&measured.tally)),
+        rates: rates(config, &measured.tally, measured.seconds),
+        closed: measured.closed,
         turnover,
-        lazy: (config.cohorts.lazy() > 0).then_some(lazy),
-        server,
-        generator: Generator { cpu_hottest, wait_hottest, late: late(config, samples.late) },
-        seconds,
+        lazy: (config.cohorts.lazy() > 0).then_some(measured.lazy),
+        server: server_cost(config, before, measured.server, connecting.ok()),
+        connecting,
+        generator,
+        seconds: measured.seconds,
         verdict,
         reasons,
     }
+}
+
+/// What the verdict rests on.
+fn evidence(
+    config: &Config,
+    connecting: &Connecting,
+    measured: &Measured,
+    integrity: &Integrity,
+    late: &Latencies,
+) -> Evidence {
+    let (tally, connect_only) = (&measured.tally, config.mode == Mode::Connect);
+    let target = config.target_rate();
+    let cut = measured.interrupted || measured.deserted;
+    let due = if cut || config.arrival == Arrival::Poisson {
+        tally.due_measured
+    } else {
+        target.map_or(0, |rate| (rate * measured.seconds) as u64)
+    };
+    // Who is away cannot send: that is no fault of the generator.
+    let away = if config.comes_and_goes() { tally.unsent } else { 0 };
+    // A storm takes what a thread can give; whether that was the limit is a reason of its own.
+    let judged = |share: f64| if config.measures_a_storm() { 0.0 } else { share };
+    Evidence {
+        // Where connecting is what is measured, those that failed are a result.
+        conns: if connect_only { (1, 1) } else { (u64::from(config.conns), u64::from(connecting.ok())) },
+        closed: measured.closed.values().sum(),
+        deserted: measured.deserted,
+        due_and_sent: target.map(|_| (due.saturating_sub(away), tally.sent_measured)),
+        late: target.and_then(|_| late.tail()),
+        cpu_hottest: judged(measured.hottest(|it| it.cpu)),
+        busy_hottest: judged(measured.hottest(|it| it.cpu + it.wait)),
+        lost: integrity.lost,
+        faulty: measured.totals.duplicate + measured.totals.reordered + tally.corrupt,
+        received: (tally.sent_measured > 0).then_some(tally.received_measured),
+        interrupted: measured.interrupted,
+    }
+}
+
+const fn compression(tally: &Tally) -> Compression {
+    Compression { wire_bytes: tally.wire_bytes, plain_bytes: tally.plain_bytes }
+}
+
+/// Messages per second over the `seconds` that were measured.
+fn rates(config: &Config, tally: &Tally, seconds: f64) -> Rates {
+    let per_second = |count: u64| count as f64 / seconds.max(1e-9);
+    Rates {
+        target: config.target_rate(),
+        sent: per_second(tally.sent_measured),
+        received: per_second(tally.received_measured),
+    }
+}
+
+/// What the server used between two looks at it, with `open` connections; `before` is the server without any.
+fn server_cost(
+    config: &Config,
+    before: Option<Probe>,
+    looks: (Option<Look>, Option<Look>),
+    open: u32,
+) -> Option<Cost> {
+    let (Some((from_ns, start)), Some((to_ns, end))) = looks else { return None };
+    let wall_s = (to_ns - from_ns) as f64 / SECOND_NS as f64;
+    Some(Cost::new(config.server_pid?, &before?, &start, &end, wall_s, u64::from(open)))
 }
 
 /// Connections that came and went, where they do.

@@ -1,11 +1,12 @@
 //! Reasons to doubt a run that lie in what was asked for, beside those of the [verdict](crate::verdict) on the
 //! generator.
 
+use crate::cli::Mode;
 use crate::config::Config;
 use crate::connects::{ConnectTimes, FailureKind, Fates};
 use crate::instrument::Tally;
 use crate::report::format::{count, duration};
-use crate::report::summary::Integrity;
+use crate::report::summary::{Connecting, Integrity, Turnover};
 use crate::verdict::{CPU_BOUNDS, LATE_INVALID_NS, LATE_SUSPECT_NS, Verdict};
 
 /// What the messages of a broadcast say about the flags.
@@ -27,8 +28,24 @@ pub fn of_messages(config: &Config, tally: &Tally, integrity: &Integrity) -> Vec
     out
 }
 
+/// What connections say that were made while measuring, where any were. `cpu_hottest` is the busiest thread's share of a
+/// core.
+pub fn of_connecting(
+    config: &Config,
+    connecting: &Connecting,
+    turnover: Option<&Turnover>,
+    cpu_hottest: f64,
+) -> Vec<(Verdict, String)> {
+    if config.mode == Mode::Connect {
+        let mut out = of_connects(&connecting.fates, &connecting.times);
+        out.extend(of_storm(config.measures_a_storm(), cpu_hottest));
+        return out;
+    }
+    turnover.map(|it| of_connects(&it.fates, &it.times)).unwrap_or_default()
+}
+
 /// What connections that were made say about both sides.
-pub fn of_connects(fates: &Fates, times: &ConnectTimes) -> Vec<(Verdict, String)> {
+fn of_connects(fates: &Fates, times: &ConnectTimes) -> Vec<(Verdict, String)> {
     let mut out = Vec::new();
     let local = fates.failures_by(FailureKind::Local);
     if local > 0 {
@@ -57,7 +74,7 @@ pub fn of_connects(fates: &Fates, times: &ConnectTimes) -> Vec<(Verdict, String)
 }
 
 /// A storm that a thread of ours could not make faster.
-pub fn of_storm(storm: bool, cpu_hottest: f64) -> Option<(Verdict, String)> {
+fn of_storm(storm: bool, cpu_hottest: f64) -> Option<(Verdict, String)> {
     let busy = storm && cpu_hottest >= CPU_BOUNDS.1;
     busy.then(|| (Verdict::Suspect, "the storm was as fast as this generator can make it".to_owned()))
 }

@@ -1,14 +1,16 @@
 //! The report for programs. Keys stay as they are; a quantile that may not be printed is null.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::summary::{Summary, Turnover};
+use super::summary::{Connecting, Generator, Integrity, Summary, Turnover};
 use crate::config::{Config, Load};
 use crate::connects::{ConnectPace, FailureKind, Fates};
 use crate::payload::Format;
+use crate::plan::Plan;
 use crate::record::{Latencies, Quantile};
 use crate::schedule::Arrival;
 use crate::seconds::Second;
@@ -29,32 +31,10 @@ pub fn write(path: &Path, summary: &Summary) -> io::Result<()> {
 pub fn value(it: &Summary) -> Value {
     json!({
         "config": config(&it.config),
-        "host": {
-            "cores": std::thread::available_parallelism().map_or(1, usize::from),
-            "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or(Value::Null, |it| it.trim().into()),
-            "descriptors": it.plan.descriptors,
-            "descriptor_tables": it.plan.tables,
-            "threads": it.plan.threads,
-            "source_addresses": it.plan.sources.len(),
-        },
+        "host": host(&it.plan),
         "verdict": it.verdict.to_string(),
         "reasons": it.reasons,
-        "connect": {
-            "target": it.connecting.target,
-            "ok": it.connecting.ok(),
-            "failed": it.connecting.fates.failures(),
-            "failed_by_reason": it.connecting.fates.failed,
-            "failed_by_kind": by_kind(&it.connecting.fates),
-            "seconds": it.connecting.seconds,
-            "target_per_s": it.connecting.target_per_second,
-            "begun_per_s": it.connecting.begun_per_second(),
-            "opened_per_s": it.connecting.opened_per_second(),
-            "tcp_us": quantiles(&it.connecting.times.tcp),
-            "upgrade_us": quantiles(&it.connecting.times.upgrade),
-            "late_us": quantiles(&it.connecting.times.late),
-            "server_cpu_us": it.connecting.cost.map(|cost| cost.cpu_us),
-            "server_user_us": it.connecting.cost.and_then(|cost| cost.user_us),
-        },
+        "connect": connect(&it.connecting),
         "response_us": quantiles(&it.response),
         "service_us": quantiles(&it.service),
         "fanout": it.fanout.as_ref().map(|fanout| json!({
@@ -65,16 +45,7 @@ pub fn value(it: &Summary) -> Value {
             "expected": it.integrity.expected,
             "received": it.integrity.received,
         })),
-        "integrity": {
-            "expected": it.integrity.expected,
-            "received": it.integrity.received,
-            "lost": it.integrity.lost,
-            "duplicate": it.integrity.duplicate,
-            "reordered": it.integrity.reordered,
-            "corrupt": it.integrity.corrupt,
-            "foreign": it.integrity.foreign,
-            "unsent": it.integrity.unsent,
-        },
+        "integrity": integrity(&it.integrity),
         "turnover": it.turnover.as_ref().map(turnover),
         "deflate": it.deflate.as_ref().map(|it| json!({
             "wire_bytes": it.wire_bytes,
@@ -87,14 +58,12 @@ pub fn value(it: &Summary) -> Value {
             "received_per_s": it.rates.received,
             "seconds": it.seconds,
         },
-        "closed_by_code": it.closed.iter().map(|(code, number)| (code.to_string(), Value::from(*number)))
-            .collect::<serde_json::Map<_, _>>(),
+        "closed_by_code": by_code(&it.closed),
         "slow_readers": it.lazy.as_ref().map(|lazy| json!({
             "slow": it.config.cohorts.slow,
             "never": it.config.cohorts.never,
             "received": lazy.received,
-            "closed_by_code": lazy.closed.iter().map(|(code, number)| (code.to_string(), Value::from(*number)))
-                .collect::<serde_json::Map<_, _>>(),
+            "closed_by_code": by_code(&lazy.closed),
         })),
         "stages": it.stages.iter().map(stage).collect::<Vec<_>>(),
         "server": it.server.as_ref().map(|server| json!({
@@ -107,13 +76,62 @@ pub fn value(it: &Summary) -> Value {
             "rss_bytes": server.rss_bytes,
             "rss_bytes_per_conn": server.rss_bytes_per_conn,
         })),
-        "generator": {
-            "cpu_hottest": it.generator.cpu_hottest,
-            "wait_hottest": it.generator.wait_hottest,
-            "send_late_p99_us": it.generator.late.as_ref().and_then(|late| late.quantile_ns(Quantile::P99)).map(us),
-            "send_late_max_us": it.generator.late.as_ref().and_then(Latencies::max_ns).map(us),
-        },
+        "generator": generator(&it.generator),
         "by_second": it.by_second.iter().map(second).collect::<Vec<_>>(),
+    })
+}
+
+fn host(plan: &Plan) -> Value {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    json!({
+        "cores": std::thread::available_parallelism().map_or(1, usize::from),
+        "kernel": kernel.map_or(Value::Null, |it| it.trim().into()),
+        "descriptors": plan.descriptors,
+        "descriptor_tables": plan.tables,
+        "threads": plan.threads,
+        "source_addresses": plan.sources.len(),
+    })
+}
+
+fn connect(it: &Connecting) -> Value {
+    json!({
+        "target": it.target,
+        "ok": it.ok(),
+        "failed": it.fates.failures(),
+        "failed_by_reason": it.fates.failed,
+        "failed_by_kind": by_kind(&it.fates),
+        "seconds": it.seconds,
+        "target_per_s": it.target_per_second,
+        "begun_per_s": it.begun_per_second(),
+        "opened_per_s": it.opened_per_second(),
+        "tcp_us": quantiles(&it.times.tcp),
+        "upgrade_us": quantiles(&it.times.upgrade),
+        "late_us": quantiles(&it.times.late),
+        "server_cpu_us": it.cost.map(|cost| cost.cpu_us),
+        "server_user_us": it.cost.and_then(|cost| cost.user_us),
+    })
+}
+
+fn integrity(it: &Integrity) -> Value {
+    json!({
+        "expected": it.expected,
+        "received": it.received,
+        "lost": it.lost,
+        "duplicate": it.duplicate,
+        "reordered": it.reordered,
+        "corrupt": it.corrupt,
+        "foreign": it.foreign,
+        "unsent": it.unsent,
+    })
+}
+
+fn generator(it: &Generator) -> Value {
+    let late = it.late.as_ref();
+    json!({
+        "cpu_hottest": it.cpu_hottest,
+        "wait_hottest": it.wait_hottest,
+        "send_late_p99_us": late.and_then(|late| late.quantile_ns(Quantile::P99)).map(us),
+        "send_late_max_us": late.and_then(Latencies::max_ns).map(us),
     })
 }
 
@@ -137,6 +155,11 @@ fn turnover(it: &Turnover) -> Value {
         "close_us": quantiles(&it.times.close),
         "late_us": quantiles(&it.times.late),
     })
+}
+
+fn by_code(closed: &BTreeMap<u16, u64>) -> Value {
+    let codes = closed.iter().map(|(code, number)| (code.to_string(), Value::from(*number)));
+    codes.collect::<serde_json::Map<_, _>>().into()
 }
 
 fn by_kind(fates: &Fates) -> Value {
