@@ -36,13 +36,13 @@ class Bench:
         seconds = min(row.seconds, 3 if row.sampled else 1) if self.options.quick else row.seconds
         if row.conns:
             return self.measure_connecting(server, row, seconds)
-        with self.started(server, row.mode) as (process, port):
-            load = self.load(server, row, row.load, port, seconds, process.pid)
+        with self.started(server, row.mode) as (pid, port):
+            load = self.load(server, row, row.load, port, seconds, pid)
             wait_for_connections(load)
             share = None
             if row.sampled and self.perf:
                 time.sleep(SETTLE_S + WARMUP_S)
-                with self.sampling(process.pid) as share:
+                with self.sampling(pid) as share:
                     time.sleep(max(seconds - 0.3, 0.3))
             result = finish(load)
         if share == {}:
@@ -51,13 +51,13 @@ class Bench:
 
     def measure_connecting(self, server, row, seconds):
         """The cost of connections, from the first to the last, and what they weigh when all are there."""
-        with self.started(server, row.mode) as (process, port):
+        with self.started(server, row.mode) as (pid, port):
             with contextlib.ExitStack() as stack:
-                share = stack.enter_context(self.sampling(process.pid)) if self.perf else {}
-                before, ticks_before = cpu_s(process.pid), ticks(process.pid)
-                load = self.load(server, row, row.load, port, seconds, process.pid)
+                share = stack.enter_context(self.sampling(pid)) if self.perf else {}
+                before, ticks_before = cpu_s(pid), ticks(pid)
+                load = self.load(server, row, row.load, port, seconds, pid)
                 wait_for_connections(load)
-                used, ticks_after = cpu_s(process.pid) - before, ticks(process.pid)
+                used, ticks_after = cpu_s(pid) - before, ticks(pid)
             user, both = (after - before for after, before in zip(ticks_after, ticks_before))
             share = share.get("user", user / max(both, 1))
             result = finish(load)
@@ -90,7 +90,7 @@ class Bench:
 
     @contextlib.contextmanager
     def started(self, server, mode, prefix=""):
-        """A fresh server process, and its port."""
+        """A fresh server: the process that serves, and its port."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -101,7 +101,7 @@ class Bench:
                               start_new_session=True) as process:
             try:
                 wait_for_port(process, port)
-                yield process, port
+                yield children(process.pid)[0] if server.forks else process.pid, port
             finally:
                 # Not strace, where there is one: it ends, and writes its summary, when the server has.
                 for pid in children(process.pid) if prefix else [process.pid]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -13,11 +14,15 @@ from .common import CACHE, Failed, PEERS, PEERS_TARGET, ROOT, TARGET, need, outp
 class Server:
     """A server: how it is made, and the command that starts it."""
 
-    def __init__(self, name, install, command, raw=False, note=None, env=dict, spins=False):
+    def __init__(self, name, install, command, raw=False, note=None, env=dict, spins=False, forks=False, no_echo=None):
         self.name, self.install, self.command = name, install, command
         self.raw, self.note, self.env = raw, note, env
         # Whether its loop asks for work without ever sleeping: then its cost is no cost of the work.
         self.spins = spins
+        # Whether the process that serves is the only child of the one that is started.
+        self.forks = forks
+        # Why it cannot send a message back to its sender alone, where that is so.
+        self.no_echo = no_echo
         self.version = None
         self.reason = None
 
@@ -77,15 +82,46 @@ def install_socketify():
     run(venv / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements)
     if not socketify_loads(venv):
         # It is linked against libuv, which its wheel does not bring along.
-        need("apt-get", "dpkg")
-        (CACHE / "libuv").mkdir(exist_ok=True)
-        run("apt-get", "download", "-qq", "libuv1", cwd=CACHE / "libuv")
-        for package in (CACHE / "libuv").glob("*.deb"):
-            run("dpkg", "-x", package, CACHE / "libuv")
+        unpack(CACHE / "libuv", "libuv1")
         if not socketify_loads(venv):
             raise Failed("it does not load, with libuv1 neither")
     version = re.search(r"socketify==(\S+)", requirements.read_text()).group(1)
     return f"{version}, Python {output(venv / 'bin/python', '--version').split()[1]}"
+
+
+def unpack(folder, *packages):
+    """Debian's packages as files in a folder: nothing is installed."""
+    need("apt-get", "dpkg")
+    folder.mkdir(exist_ok=True)
+    run("apt-get", "download", "-qq", *packages, cwd=folder)
+    for package in folder.glob("*.deb"):
+        run("dpkg", "-x", package, folder)
+
+
+def install_nchan():
+    folder = CACHE / "nginx"
+    if not (folder / "usr/lib/nginx/modules/ngx_nchan_module.so").exists():
+        unpack(folder, "nginx", "libnginx-mod-nchan")
+    # Debian has compiled in where request bodies go, and nchan has nginx make that folder whatever the file says.
+    try:
+        pathlib.Path("/var/lib/nginx").mkdir(exist_ok=True)
+    except PermissionError:
+        raise Failed("needs /var/lib/nginx, and may not make it") from None
+    module, server = (debian_version(folder, package) for package in ("libnginx-mod-nchan", "nginx"))
+    return f"{module}, nginx {server}"
+
+
+def debian_version(folder, package):
+    """The project's part of a package's version.
+
+    >>> re.search(VERSION, "1:1.3.6+dfsg-2").group(1), re.search(VERSION, "1.22.1-9+deb12u11").group(1)
+    ('1.3.6', '1.22.1')
+    """
+    deb = next(folder.glob(f"{package}_*.deb"))
+    return re.search(VERSION, output("dpkg-deb", "-f", deb, "Version")).group(1)
+
+
+VERSION = r"^(?:\d+:)?([\d.]+)"
 
 
 def socketify_loads(venv):
@@ -126,4 +162,13 @@ def servers():
         ),
         Server("ws", lambda: install_node("ws"), lambda: f"node {CACHE}/js/ws.mjs {{mode}} {{port}}",
                note="with bufferutil"),
+        Server(
+            "nchan",
+            install_nchan,
+            lambda: f"sh {PEERS}/nginx/start.sh {{port}} {CACHE}/nginx",
+            note="a module of nginx. It leaves Nagle's algorithm on, so messages that come fast wait for each other; its "
+            "idle connections are subscribers of a channel.",
+            forks=True,
+            no_echo="what comes in goes to all subscribers of a channel",
+        ),
     ]
