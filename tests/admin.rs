@@ -303,6 +303,33 @@ fn a_page_behind_many_free_slots_is_found() {
     server.finish();
 }
 
+/// What a worker keeps for connections is given back when they go; only the room for as many again stays.
+#[test]
+fn slots_topics_and_memberships_come_and_go_with_connections() {
+    const CLIENTS: usize = 40;
+    let server = Running::start(server(2));
+    let admin = server.admin();
+    let sums = |scrape: &Scrape| {
+        let slots = |state: &str| -> f64 {
+            let of = |worker| scrape.value(&format!(r#"wsd_slots{{worker="{worker}",state="{state}"}}"#));
+            of(0) + of(1)
+        };
+        [slots("used"), slots("free"), scrape.sum("wsd_topics"), scrape.sum("wsd_topic_members")]
+    };
+    assert_eq!(sums(&Scrape::of(admin)), [0.0; 4]);
+    // Three in each room, on either worker.
+    let clients: Vec<Client> =
+        (0..CLIENTS).map(|number| server.open(&format!("/rooms/{}", number / 3))).collect();
+    let scrape = Scrape::of(admin);
+    let [used, free, topics, members] = sums(&scrape);
+    assert_eq!((used, members), (CLIENTS as f64, CLIENTS as f64));
+    assert!((14.0..=28.0).contains(&topics), "{topics}: 14 rooms, with members on one worker or on both");
+    assert!(scrape.sum("wsd_timers") >= used, "each has its deadline");
+    clients.into_iter().for_each(Client::close);
+    wait_until("all is given back but the room", || sums(&Scrape::of(admin)) == [0.0, used + free, 0.0, 0.0]);
+    server.finish();
+}
+
 #[test]
 fn who_waits_is_seen() {
     let limits = Limits { queue_hard: 1 << 30, ..calm() };
@@ -351,7 +378,7 @@ fn a_worker_that_is_stuck_is_left_out_and_the_rest_is_shown() {
     assert_eq!((stuck.len(), page["connections"].as_array().map(Vec::len)), (1, Some(0)), "{page}");
     let scrape = Scrape::of(server.admin());
     assert_eq!(scrape.label_values("worker"), ["0", "1"]);
-    assert_eq!(scrape.samples_of("wsd_queued_connections"), 1);
+    assert_eq!((scrape.samples_of("wsd_queued_connections"), scrape.samples_of("wsd_topics")), (1, 1));
     assert_eq!(scrape.value(r#"wsd_messages_received_total{route="/stuck"}"#), 1.0);
     assert_eq!(get(server.admin(), "/healthz").status, 200);
     barrier.wait();

@@ -60,7 +60,7 @@ pub(super) fn collect(view: &View) -> Vec<Family> {
     totals(view, &mut families);
     by_worker(view, &mut families);
     by_route(view, &mut families);
-    queues(view, &mut families);
+    connections(view, &mut families);
     server(view, &mut families);
     system(view, &mut families);
     families
@@ -231,21 +231,43 @@ fn route(name: &str) -> Labels {
     vec![("route", name.to_owned())]
 }
 
-/// What only a look at the connections tells.
-fn queues(view: &View, families: &mut Vec<Family>) {
-    let mut waiting = Vec::new();
-    let mut longest = Vec::new();
-    for (index, found) in survey(view).into_iter().enumerate() {
-        if let Some(found) = found {
-            waiting.push((worker(index), found.waiting as f64));
-            longest.push((worker(index), found.longest.as_secs_f64()));
-        }
-    }
-    families.push(gauges("queued_connections", "Connections for which bytes wait, by worker", waiting));
+/// What only the workers themselves can tell.
+fn connections(view: &View, families: &mut Vec<Family>) {
+    let answers: Vec<(usize, Found)> =
+        survey(view).into_iter().enumerate().filter_map(|(index, found)| Some((index, found?))).collect();
+    let each = |value: fn(&Found) -> f64| -> Vec<(Labels, f64)> {
+        answers.iter().map(|(index, found)| (worker(*index), value(found))).collect()
+    };
+    families.push(gauges(
+        "queued_connections",
+        "Connections for which bytes wait, by worker",
+        each(|found| found.waiting as f64),
+    ));
     families.push(gauges(
         "queued_oldest_seconds",
         "For how long bytes have waited for one connection without a break, where it is longest, by worker",
-        longest,
+        each(|found| found.longest.as_secs_f64()),
+    ));
+    let slots = answers.iter().flat_map(|(index, Found { tables, .. })| {
+        let state = |state: &str| vec![("worker", index.to_string()), ("state", state.to_owned())];
+        let free = tables.slots - tables.slots_used;
+        [(state("used"), tables.slots_used as f64), (state("free"), free as f64)]
+    });
+    families.push(gauges(
+        "slots",
+        "Places for connections that memory is kept for, by worker: those with a connection, and free ones",
+        slots.collect(),
+    ));
+    families.push(gauges(
+        "timers",
+        "Entries in the timer wheel of a worker, those of connections that have gone meanwhile included",
+        each(|found| found.tables.timers as f64),
+    ));
+    families.push(gauges("topics", "Topics on a worker", each(|found| found.tables.topics as f64)));
+    families.push(gauges(
+        "topic_members",
+        "Memberships in the topics of a worker",
+        each(|found| found.tables.members as f64),
     ));
 }
 

@@ -143,6 +143,16 @@ impl Hub {
         self.names.get(topic).map_or(0, |&id| self.topics[id as usize].live as usize)
     }
 
+    /// How many topics there are on this worker: those with members, and for a moment those that were published to.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many memberships there are, over all topics and members.
+    pub fn membership_count(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Adds a message, as one encoded frame, to what `topic` gets in this turn; all but `except`.
     pub fn publish(&mut self, topic: &str, frame: batch::FrameRef<'_>, except: Option<u32>, stamp: Stamp) {
         let id = self.topic_or_new(topic);

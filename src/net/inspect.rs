@@ -32,6 +32,23 @@ pub(crate) struct Found {
     pub(crate) waiting: u64,
     /// For how long bytes have waited without a break, where it is longest.
     pub(crate) longest: Duration,
+    /// As it was when the answer was complete.
+    pub(crate) tables: Tables,
+}
+
+/// What a worker keeps for its connections, in numbers: what must come back when they go.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tables {
+    /// Slots with a connection in them.
+    pub(crate) slots_used: usize,
+    /// Slots that memory is kept for: as many as there were connections at one time, or up to twice as many.
+    pub(crate) slots: usize,
+    /// Entries of the timer wheel.
+    pub(crate) timers: usize,
+    /// Topics.
+    pub(crate) topics: usize,
+    /// Memberships in them.
+    pub(crate) members: usize,
 }
 
 /// One connection.
@@ -67,7 +84,8 @@ impl Inspection {
     }
 
     /// Does a turn's share; true when it is done, and answered.
-    pub(super) fn advance(&mut self, slots: &mut Slots<Entry>, now: Millis) -> bool {
+    pub(super) fn advance(&mut self, slots: &mut Slots<Entry>, tables: Tables, now: Millis) -> bool {
+        self.found.tables = tables;
         let end = slots.end();
         let until = end.min(self.from.saturating_add(SLOTS_PER_TURN));
         for slot in self.from..until {

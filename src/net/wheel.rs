@@ -58,6 +58,11 @@ impl Wheel {
         self.tick = last + 1;
     }
 
+    /// Keys in it, those of connections that have gone meanwhile included.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// When something is due next.
     pub(crate) fn next(&mut self) -> Option<Millis> {
         if self.len == 0 {
@@ -94,8 +99,9 @@ mod tests {
             if out.0 > 0 {
                 assert!(due(&mut wheel, out.0 - 1).is_empty());
             }
+            assert_eq!(wheel.len(), 1);
             assert_eq!(due(&mut wheel, out.0), [1]);
-            assert_eq!(wheel.next(), None);
+            assert_eq!((wheel.next(), wheel.len()), (None, 0));
         }
     }
 

@@ -25,7 +25,7 @@ use tracing::info;
 
 use super::drain::Draining;
 use super::entry::{After, Delivered, Entry};
-use super::inspect::Inspection;
+use super::inspect::{Inspection, Tables};
 use super::listener::Listener;
 use super::mailbox::Mail;
 use super::slots::{Key, Slots};
@@ -199,9 +199,15 @@ impl Worker {
 
     /// Goes on with the oldest question about the connections.
     fn inspect(&mut self) {
-        if let Some(inspection) = self.inspections.front_mut()
-            && inspection.advance(&mut self.slots, self.core.now)
-        {
+        let Some(inspection) = self.inspections.front_mut() else { return };
+        let tables = Tables {
+            slots_used: self.slots.len(),
+            slots: self.slots.end() as usize,
+            timers: self.wheel.len(),
+            topics: self.core.hub.topic_count(),
+            members: self.core.hub.membership_count(),
+        };
+        if inspection.advance(&mut self.slots, tables, self.core.now) {
             self.inspections.pop_front();
         }
     }
