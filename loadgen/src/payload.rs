@@ -9,7 +9,7 @@
 //! | 4 | sequence, from 0 for each sender |
 //! | 8 | when the message was to be sent (CLOCK_MONOTONIC, nanoseconds) |
 //! | 8 | when it was written |
-//! | 4 | checksum of the bytes before it and of the message's length |
+//! | 4 | checksum of run, sender, sequence, both times, and of the message's length |
 //!
 //! All numbers are big-endian. A text message carries the same bytes as base64: 39 are a multiple of three, so
 //! there is no padding and no bit without meaning. A filler brings the message to its size. It is the same in all
@@ -32,8 +32,8 @@ const MAGIC: [u8; 3] = *b"\x89LG";
 const RUN: std::ops::Range<usize> = 3..11;
 /// The characters of the text form that hold nothing but the run: bytes 3 to 10 without the last half group.
 const RUN_TEXT: std::ops::Range<usize> = 4..14;
-/// Everything of the header but its checksum.
-const CHECKED_BYTES: usize = BINARY_BYTES_MIN - 4;
+/// What differs from message to message: everything behind the run.
+const FIELDS: std::ops::Range<usize> = 11..BINARY_BYTES_MIN;
 
 /// How the payload travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,17 @@ impl Format {
             Self::Binary => BINARY_BYTES_MIN,
             Self::Compact => compact::BYTES_MIN,
             Self::Text => TEXT_BYTES_MIN,
+        }
+    }
+
+    /// Where eight bytes of a message hold what tells it from the others of its run: sender and sequence, or nearly all
+    /// of them.
+    pub const fn identity_at(self) -> usize {
+        match self {
+            Self::Binary => 11,
+            Self::Compact => 2,
+            // Six bytes from the middle of byte 13 on.
+            Self::Text => 18,
         }
     }
 }
@@ -91,7 +102,7 @@ pub struct Codec {
     sizes: Sizes,
     /// When the run's first message is due, from which the compact form counts.
     epoch_ns: u64,
-    /// The longest message; its header is overwritten for each one sent.
+    /// The longest message; its header, or what differs of it, is overwritten for each one sent.
     message: Vec<u8>,
 }
 
@@ -107,15 +118,17 @@ impl Codec {
         );
         let run = run.to_be_bytes();
         let mut head = [0; 12];
-        head[..3].copy_from_slice(&MAGIC);
-        head[RUN].copy_from_slice(&run);
+        head[..FIELDS.start].copy_from_slice(&beginning(run));
         let mut text = [0; 16];
         STANDARD.encode_slice(head, &mut text).expect("12 bytes are 16 characters");
         let mut run_text = [0; 10];
         run_text.copy_from_slice(&text[RUN_TEXT]);
         let mut magic_text = [0; 4];
         magic_text.copy_from_slice(&text[..4]);
-        let message = (b'a'..=b'z').cycle().take(sizes.max as usize).collect();
+        let mut message: Vec<u8> = (b'a'..=b'z').cycle().take(sizes.max as usize).collect();
+        if format == Format::Binary {
+            message[..FIELDS.start].copy_from_slice(&head[..FIELDS.start]);
+        }
         Self { run, run_text, magic_text, format, sizes, epoch_ns: 0, message }
     }
 
@@ -140,24 +153,18 @@ impl Codec {
     /// # Panics
     /// Where the size is none of [`sizes`](Self::sizes).
     pub fn encode(&mut self, stamp: &Stamp, size: usize) -> &[u8] {
-        if self.format == Format::Compact {
-            let filler = &self.message[compact::BYTES_MIN..size];
-            let head = compact::encode(self.run, self.epoch_ns, stamp, filler);
-            self.message[..compact::BYTES_MIN].copy_from_slice(&head);
-            return &self.message[..size];
-        }
-        let mut head = [0; BINARY_BYTES_MIN];
-        head[..3].copy_from_slice(&MAGIC);
-        head[RUN].copy_from_slice(&self.run);
-        head[11..15].copy_from_slice(&stamp.sender.to_be_bytes());
-        head[15..19].copy_from_slice(&stamp.sequence.to_be_bytes());
-        head[19..27].copy_from_slice(&stamp.intended_ns.to_be_bytes());
-        head[27..35].copy_from_slice(&stamp.sent_ns.to_be_bytes());
-        let checksum = checksum(&head[..CHECKED_BYTES], size);
-        head[CHECKED_BYTES..].copy_from_slice(&checksum.to_be_bytes());
         match self.format {
-            Format::Binary | Format::Compact => self.message[..BINARY_BYTES_MIN].copy_from_slice(&head),
+            Format::Compact => {
+                let filler = &self.message[compact::BYTES_MIN..size];
+                let head = compact::encode(self.run, self.epoch_ns, stamp, filler);
+                self.message[..compact::BYTES_MIN].copy_from_slice(&head);
+            }
+            // What stands before the fields is there since the codec was made.
+            Format::Binary => self.message[FIELDS].copy_from_slice(&fields(self.run, stamp, size)),
             Format::Text => {
+                let mut head = [0; BINARY_BYTES_MIN];
+                head[..FIELDS.start].copy_from_slice(&beginning(self.run));
+                head[FIELDS].copy_from_slice(&fields(self.run, stamp, size));
                 let out = &mut self.message[..TEXT_BYTES_MIN];
                 STANDARD.encode_slice(head, out).expect("39 bytes are 52 characters");
             }
@@ -192,39 +199,53 @@ impl Codec {
     }
 
     fn parse_parts(&self, head: &[u8; BINARY_BYTES_MIN], filler: &[u8], size: usize) -> Parsed {
-        let u32_at = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().expect("4 bytes"));
         let u64_at = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("8 bytes"));
-        if u32_at(CHECKED_BYTES) != checksum(&head[..CHECKED_BYTES], size) {
+        let (run, who, intended_ns, sent_ns) = (u64_at(RUN.start), u64_at(11), u64_at(19), u64_at(27));
+        let intact = head[35..] == checksum([run, who, intended_ns, sent_ns], size).to_be_bytes();
+        if !intact || head[..RUN.start] != MAGIC {
             return Parsed::Corrupt;
         }
-        if head[RUN] != self.run {
+        if run.to_be_bytes() != self.run {
             return Parsed::Foreign;
         }
         if self.message.get(size - filler.len()..size) != Some(filler) {
             return Parsed::Corrupt;
         }
-        Parsed::Ours(Stamp {
-            sender: u32_at(11),
-            sequence: u32_at(15),
-            intended_ns: u64_at(19),
-            sent_ns: u64_at(27),
-        })
+        Parsed::Ours(Stamp { sender: (who >> 32) as u32, sequence: who as u32, intended_ns, sent_ns })
     }
 }
 
-/// Of a header, or other bytes, and the size of the message. Each step can be undone, so two headers that differ in one
-/// word of eight bytes end in different states, of which 32 bits are kept.
-fn checksum(bytes: &[u8], size: usize) -> u32 {
+/// Magic and run: the same in all messages of a run.
+fn beginning(run: [u8; 8]) -> [u8; FIELDS.start] {
+    let mut out = [0; FIELDS.start];
+    out[..RUN.start].copy_from_slice(&MAGIC);
+    out[RUN].copy_from_slice(&run);
+    out
+}
+
+/// The rest of the header.
+fn fields(run: [u8; 8], stamp: &Stamp, size: usize) -> [u8; FIELDS.end - FIELDS.start] {
+    let who = u64::from(stamp.sender) << 32 | u64::from(stamp.sequence);
+    let words = [who, stamp.intended_ns, stamp.sent_ns];
+    let mut out = [0; FIELDS.end - FIELDS.start];
+    for (to, word) in out.as_chunks_mut().0.iter_mut().zip(words) {
+        *to = word.to_be_bytes();
+    }
+    let sum = checksum([u64::from_be_bytes(run), who, stamp.intended_ns, stamp.sent_ns], size);
+    out[24..].copy_from_slice(&sum.to_be_bytes());
+    out
+}
+
+/// Of numbers, and the size of the message. Each step can be undone, so two headers that differ in one number end in
+/// different states, of which 32 bits are kept.
+fn checksum(words: impl IntoIterator<Item = u64>, size: usize) -> u32 {
     // The odd number nearest to 2^64 over the golden ratio.
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let step = |state: u64, word: u64| {
         let product = (state ^ word).wrapping_mul(ODD);
         product ^ (product >> 32)
     };
-    let (words, rest) = bytes.as_chunks();
-    let state = words.iter().fold(size as u64, |state, word| step(state, u64::from_le_bytes(*word)));
-    let rest = rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-    step(step(state, rest), 0) as u32
+    step(words.into_iter().fold(size as u64, step), 0) as u32
 }
 
 #[cfg(test)]
@@ -243,13 +264,12 @@ mod tests {
     fn the_layout_in_literal_bytes() {
         let mut codec = Codec::new(RUN_ID, Format::Binary, fixed(41));
         let message = codec.encode(&STAMP, 41);
-        let mut head = [0; 39];
-        head.copy_from_slice(&message[..39]);
         let mut expected = b"\x89LG\x01\x23\x45\x67\x89\xab\xcd\xef".to_vec();
         expected.extend(b"\0\0\0\x07\0\0\x01\x2c\0\0\0\0\x3b\x9a\xca\x07\0\0\0\0\x3b\x9a\xca\x2a");
         assert_eq!(message[..35], expected);
         assert_eq!(message[39..], *b"no", "the filler goes on where the header ends");
-        assert_eq!(message[35..39], checksum(&head[..CHECKED_BYTES], 41).to_be_bytes());
+        let words = [RUN_ID, 7 << 32 | 300, STAMP.intended_ns, STAMP.sent_ns];
+        assert_eq!(message[35..39], checksum(words, 41).to_be_bytes());
     }
 
     #[test]
@@ -264,6 +284,23 @@ mod tests {
                 let sent_ns = if format == Format::Compact { STAMP.intended_ns } else { STAMP.sent_ns };
                 assert_eq!(codec.parse(&message), Parsed::Ours(Stamp { sent_ns, ..STAMP }));
             }
+        }
+    }
+
+    #[test]
+    fn eight_bytes_tell_a_message_from_others() {
+        for format in [Format::Binary, Format::Compact, Format::Text] {
+            let mut codec = Codec::new(RUN_ID, format, fixed(60));
+            let mut identity = |sender, sequence| -> [u8; 8] {
+                let message = codec.encode(&Stamp { sender, sequence, ..STAMP }, 60);
+                *message[format.identity_at()..].first_chunk().expect("eight bytes")
+            };
+            // Of the sender of a text message they have twelve bits.
+            let stamps = (0..12).flat_map(|bit| [(0, 1 << bit), (1 << bit, 0), (1 << bit, 1 << bit)]);
+            let all: Vec<_> = stamps.collect();
+            let different: std::collections::BTreeSet<_> = all.iter().map(|&(a, b)| identity(a, b)).collect();
+            assert_eq!(different.len(), all.len(), "{format:?}");
+            assert_eq!(identity(3, 4), identity(3, 4));
         }
     }
 

@@ -65,8 +65,15 @@ pub(super) fn parse(run: [u8; 8], epoch_ns: u64, bytes: &[u8]) -> Parsed {
 }
 
 fn short_checksum(head: &[u8], filler: &[u8]) -> u16 {
-    let sum = checksum(head, BYTES_MIN + filler.len()) ^ checksum(filler, 0);
+    let sum = checksum(words(head), BYTES_MIN + filler.len()) ^ checksum(words(filler), 0);
     (sum >> 16) as u16 ^ sum as u16
+}
+
+/// Bytes as numbers: eight in each, and in the last one those that are left.
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    let (words, rest) = bytes.as_chunks();
+    let rest = rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    words.iter().map(|word| u64::from_le_bytes(*word)).chain([rest])
 }
 
 #[cfg(test)]
