@@ -160,7 +160,7 @@ mod tests {
     fn slice(intended_ns: u64, latency_ns: u64) -> Slice {
         let mut recording = Recording::default();
         let stamp = Stamp { sender: 0, sequence: 0, intended_ns, sent_ns: intended_ns };
-        recording.received(&TIMELINE, &stamp, intended_ns + latency_ns);
+        recording.received(TIMELINE.is_measured(intended_ns), &stamp, intended_ns + latency_ns);
         recording.take()
     }
 

@@ -1,7 +1,7 @@
 //! First and last receiver of each broadcast message.
 //!
-//! Every thread keeps, for each message, the time of its own first and last delivery and their number, and hands
-//! that over when its last receiver has it; [`Merger`] puts the parts of the threads together. Nothing is shared
+//! Every thread keeps, for each message, the time of its own first and last delivery and their number
+//! ([`recent`](crate::recent) does while they come), and hands that over when its last receiver has it; [`Merger`] puts the parts of the threads together. Nothing is shared
 //! while messages arrive.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -61,30 +61,22 @@ impl Table {
         self.under_way.len() as u32
     }
 
-    /// Notes one delivery, the first of this message to its receiver.
+    /// Adds deliveries of one message, each the first to its receiver.
     ///
     /// # Panics
     /// Where there is no such sender.
-    pub fn note(&mut self, sender: u32, sequence: u32, intended_ns: u64, now_ns: u64) {
-        let left_out = !self.left_out.is_empty() && self.left_out.contains(&sender);
+    pub fn add(&mut self, part: Part) {
+        let left_out = !self.left_out.is_empty() && self.left_out.contains(&part.sender);
         let receivers = self.receivers - u32::from(left_out);
-        let list = &mut self.under_way[sender as usize];
-        if let Some(last) = list.back_mut().filter(|it| it.sequence == sequence && it.count + 1 < receivers) {
-            // What everyone is receiving just now.
-            last.first_ns = last.first_ns.min(now_ns);
-            last.last_ns = last.last_ns.max(now_ns);
-            last.count += 1;
-            return;
-        }
+        let list = &mut self.under_way[part.sender as usize];
         let at = match list.back() {
-            Some(last) if last.sequence == sequence => list.len() - 1,
-            Some(last) if last.sequence < sequence => list.len(),
+            Some(last) if last.sequence == part.sequence => list.len() - 1,
+            Some(last) if last.sequence < part.sequence => list.len(),
             None => 0,
-            Some(_) => list.partition_point(|part| part.sequence < sequence),
+            Some(_) => list.partition_point(|known| known.sequence < part.sequence),
         };
-        let part = Part { sender, sequence, intended_ns, first_ns: now_ns, last_ns: now_ns, count: 1 };
         match list.get_mut(at) {
-            Some(known) if known.sequence == sequence => known.merge(&part),
+            Some(known) if known.sequence == part.sequence => known.merge(&part),
             _ => list.insert(at, part),
         }
         if list[at].count == receivers {
@@ -137,13 +129,18 @@ impl Merger {
 mod tests {
     use super::*;
 
+    /// One delivery.
+    fn note(table: &mut Table, sender: u32, sequence: u32, intended_ns: u64, now_ns: u64) {
+        table.add(Part { sender, sequence, intended_ns, first_ns: now_ns, last_ns: now_ns, count: 1 });
+    }
+
     #[test]
     fn two_threads_make_one_message() {
         let (mut a, mut b) = (Table::new(2, 2), Table::new(1, 2));
-        a.note(1, 0, 100, 150);
+        note(&mut a, 1, 0, 100, 150);
         assert!(a.take(0).is_empty(), "one of two receivers");
-        a.note(1, 0, 100, 190);
-        b.note(1, 0, 100, 120);
+        note(&mut a, 1, 0, 100, 190);
+        note(&mut b, 1, 0, 100, 120);
         let mut merger = Merger::new(3);
         let [from_a] = a.take(0)[..] else { panic!("one message") };
         let [from_b] = b.take(0)[..] else { panic!("one message") };
@@ -157,7 +154,7 @@ mod tests {
     fn messages_overlap_and_may_come_in_any_order() {
         let mut table = Table::new(2, 1);
         for (sequence, now) in [(1, 11), (0, 12), (2, 13), (1, 14), (0, 15)] {
-            table.note(0, sequence, u64::from(sequence), now);
+            note(&mut table, 0, sequence, u64::from(sequence), now);
         }
         let done: Vec<_> = table.take(0).iter().map(|it| (it.sequence, it.first_ns, it.last_ns)).collect();
         assert_eq!(done, [(1, 11, 14), (0, 12, 15)]);

@@ -4,6 +4,7 @@
 use crate::fanout::{Part, Table};
 use crate::ledger::{Ledger, Totals};
 use crate::payload::{Codec, Parsed, Stamp};
+use crate::recent::{Place, Recent, Seen};
 use crate::record::Slice;
 use crate::recorder::Recording;
 use crate::schedule::Timeline;
@@ -81,7 +82,8 @@ pub struct Instrument {
     codec: Codec,
     timeline: Timeline,
     ledger: Ledger,
-    fanout: Option<Table>,
+    /// The messages of a broadcast.
+    recent: Option<Recent>,
     /// No message is to come back to its sender.
     skips_sender: bool,
     recording: Recording,
@@ -92,21 +94,22 @@ pub struct Instrument {
 impl Instrument {
     /// For a thread whose connections are numbered below `conns`, of which `receivers` are open.
     pub fn new(codec: Codec, timeline: Timeline, audience: Audience, conns: usize, receivers: u32) -> Self {
-        let (ledger, fanout) = match audience {
-            Audience::Own => (Ledger::new(conns, 1), None),
-            Audience::All { senders } => (Ledger::new(conns, senders), Some(Table::new(receivers, senders))),
-            Audience::Others { senders, ref own } => {
-                let table = Table::new(receivers, senders).without_senders(own.iter().copied());
-                (Ledger::new(conns, senders), Some(table))
+        let skips_sender = matches!(audience, Audience::Others { .. });
+        let (senders, table) = match audience {
+            Audience::Own => (1, None),
+            Audience::All { senders } => (senders, Some(Table::new(receivers, senders))),
+            Audience::Others { senders, own } => {
+                (senders, Some(Table::new(receivers, senders).without_senders(own)))
             }
         };
-        let skips_sender = matches!(audience, Audience::Others { .. });
+        let ledger = Ledger::new(conns, senders);
+        let recent = table.map(|table| Recent::new(table, codec.format().identity_at()));
         Self {
             skips_sender,
             codec,
             timeline,
             ledger,
-            fanout,
+            recent,
             recording: Recording::default(),
             stages: StageBook::default(),
             tally: Tally::default(),
@@ -134,8 +137,9 @@ impl Instrument {
     pub fn sent(&mut self, stamp: &Stamp) {
         self.tally.sent += 1;
         let in_time = stamp.sent_ns < self.timeline.end_ns + GRACE_NS;
-        self.tally.sent_measured += u64::from(in_time && self.timeline.is_measured(stamp.intended_ns));
-        self.recording.sent(&self.timeline, stamp.intended_ns, stamp.sent_ns);
+        let measured = self.timeline.is_measured(stamp.intended_ns);
+        self.tally.sent_measured += u64::from(in_time && measured);
+        self.recording.sent(measured, stamp.intended_ns, stamp.sent_ns);
         self.stages.sent(stamp.intended_ns, stamp.sent_ns);
     }
 
@@ -168,41 +172,51 @@ impl Instrument {
     /// Connection `conn`, which sends as `own`, has received a message. Says whether it was its own, arriving
     /// for the first time.
     pub fn received(&mut self, conn: u32, own: Option<u32>, bytes: &[u8], now_ns: u64) -> bool {
-        let stamp = match self.codec.parse(bytes) {
-            Parsed::Ours(stamp) => stamp,
-            Parsed::Corrupt => {
-                self.tally.corrupt += 1;
-                return false;
-            }
-            Parsed::Foreign => {
-                self.tally.foreign += 1;
-                return false;
-            }
-        };
-        let is_own = own == Some(stamp.sender);
-        let stream = match &self.fanout {
-            None if is_own => 0,
-            Some(table) if stamp.sender < table.senders() => stamp.sender,
-            _ => {
-                self.tally.foreign += 1;
-                return false;
-            }
-        };
+        let known = self.recent.as_ref().and_then(|recent| recent.find(bytes));
+        let Some((place, seen)) = known.or_else(|| self.read(own, bytes)) else { return false };
+        let Stamp { sender, sequence, intended_ns, .. } = seen.stamp;
+        let is_own = own == Some(sender);
         if is_own && self.skips_sender {
             self.tally.echoed += 1;
             return false;
         }
+        let stream = if self.recent.is_some() { sender } else { 0 };
         self.tally.received += 1;
-        if !self.ledger.note(conn as usize, stream, stamp.sequence).is_first() {
+        if !self.ledger.note(conn as usize, stream, sequence).is_first() {
             return false;
         }
-        self.tally.received_measured += u64::from(self.timeline.is_measured(stamp.intended_ns));
-        self.recording.received(&self.timeline, &stamp, now_ns);
-        self.stages.received(stamp.intended_ns, now_ns);
-        if let Some(table) = &mut self.fanout {
-            table.note(stamp.sender, stamp.sequence, stamp.intended_ns, now_ns);
+        self.tally.received_measured += u64::from(seen.measured);
+        self.recording.received(seen.measured, &seen.stamp, now_ns);
+        self.stages.received(intended_ns, now_ns);
+        if let Some(recent) = &mut self.recent {
+            recent.note(place, now_ns);
         }
         is_own
+    }
+
+    /// Reads a message, and counts it where it is damaged or nothing that is to come here. In a broadcast it is then
+    /// known to its other receivers.
+    fn read(&mut self, own: Option<u32>, bytes: &[u8]) -> Option<(Place, Seen)> {
+        let stamp = match self.codec.parse(bytes) {
+            Parsed::Ours(stamp) => stamp,
+            Parsed::Corrupt => {
+                self.tally.corrupt += 1;
+                return None;
+            }
+            Parsed::Foreign => {
+                self.tally.foreign += 1;
+                return None;
+            }
+        };
+        let seen = Seen { stamp, measured: self.timeline.is_measured(stamp.intended_ns) };
+        match &mut self.recent {
+            None if own == Some(stamp.sender) => Some((Place::default(), seen)),
+            Some(recent) if stamp.sender < recent.senders() => Some((recent.keep(bytes, &seen), seen)),
+            _ => {
+                self.tally.foreign += 1;
+                None
+            }
+        }
     }
 
     /// The samples since the last call.
@@ -212,7 +226,7 @@ impl Instrument {
 
     /// What connection `conn` still has to receive goes to the one numbered `to`; it begins anew with `sequence`.
     pub fn move_stream(&mut self, conn: u32, to: u32, sequence: u32) {
-        if self.fanout.is_none() {
+        if self.recent.is_none() {
             self.ledger.move_stream(conn as usize, to as usize);
             self.ledger.begin(conn as usize, sequence);
         }
@@ -225,7 +239,7 @@ impl Instrument {
 
     /// The messages that all receivers of this thread have, and those older than `before_ns` that some lack.
     pub fn take_parts(&mut self, before_ns: u64) -> Vec<Part> {
-        self.fanout.as_mut().map(|table| table.take(before_ns)).unwrap_or_default()
+        self.recent.as_mut().map(|recent| recent.take(before_ns)).unwrap_or_default()
     }
 
     /// What has been counted so far.

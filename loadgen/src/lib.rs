@@ -44,6 +44,7 @@ pub mod payload;
 pub mod plan;
 pub mod progress;
 pub mod reasons;
+pub mod recent;
 pub mod record;
 pub mod recorder;
 pub mod report;

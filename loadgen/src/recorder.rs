@@ -5,7 +5,6 @@
 
 use crate::payload::Stamp;
 use crate::record::{LATENCY_NS_MAX, Latencies, Samples, Slice};
-use crate::schedule::Timeline;
 
 /// A power of two has 2^10 cells: an error below 0.1 %.
 const CELL_BITS: u32 = 10;
@@ -23,39 +22,58 @@ const fn value(cell: usize) -> u64 {
     ((cell - (shift << CELL_BITS)) as u64) << shift
 }
 
+/// So many blocks of 2^[`CELL_BITS`] cells there are.
+const BLOCKS: usize = CELLS.div_ceil(1 << CELL_BITS);
+
 /// The samples of one quantity since they were last taken.
 #[derive(Debug)]
 struct Recorder {
     /// Four bytes are enough: they are taken once a second, and no thread receives four billion messages in one.
-    cells: Box<[u32]>,
-    /// No cell outside of this range is in use.
-    used: (usize, usize),
+    cells: Box<[u32; CELLS]>,
+    /// The blocks that are in use, a bit for each.
+    used: u64,
     max_ns: u64,
     clamped: u64,
 }
 
+const _: () = assert!(BLOCKS <= u64::BITS as usize, "a bit for each block");
+
 impl Default for Recorder {
     fn default() -> Self {
-        Self { cells: vec![0; CELLS].into_boxed_slice(), used: (CELLS, 0), max_ns: 0, clamped: 0 }
+        let cells = vec![0; CELLS].into_boxed_slice().try_into().expect("as many as there are");
+        Self { cells, used: 0, max_ns: 0, clamped: 0 }
     }
 }
 
 impl Recorder {
     fn record(&mut self, ns: u64) {
         self.max_ns = self.max_ns.max(ns);
-        let mut at = cell(ns);
-        if at >= CELLS {
-            self.clamped += 1;
-            at = CELLS - 1;
+        let at = cell(ns);
+        match self.cells.get_mut(at) {
+            Some(count) => {
+                *count += 1;
+                self.used |= 1 << (at >> CELL_BITS);
+            }
+            None => self.clamp(),
         }
-        self.used = (self.used.0.min(at), self.used.1.max(at));
-        self.cells[at] += 1;
+    }
+
+    #[cold]
+    fn clamp(&mut self) {
+        self.clamped += 1;
+        self.cells[CELLS - 1] += 1;
+        self.used |= 1 << (BLOCKS - 1);
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.used == 0
     }
 
     fn take(&mut self) -> Latencies {
-        let (first, last) = std::mem::replace(&mut self.used, (CELLS, 0));
-        let used = self.cells.get_mut(first..=last).unwrap_or_default();
-        let counts = used.iter_mut().zip(first..).filter(|(count, _)| **count > 0);
+        let used = std::mem::take(&mut self.used);
+        let blocks = self.cells.chunks_mut(1 << CELL_BITS).enumerate().filter(|(at, _)| used >> at & 1 == 1);
+        let cells = blocks.flat_map(|(at, block)| block.iter_mut().zip(at << CELL_BITS..));
+        let counts = cells.filter(|(count, _)| **count > 0);
         let counts = counts.map(|(count, at)| (value(at), u64::from(std::mem::take(count))));
         let latencies = Latencies::of(counts, std::mem::take(&mut self.max_ns), self.clamped);
         self.clamped = 0;
@@ -69,8 +87,6 @@ struct Recorders {
     response: Recorder,
     service: Recorder,
     late: Recorder,
-    /// Whether anything has been recorded since the last take.
-    used: bool,
 }
 
 /// One thread's samples since they were last taken, those of the warm-up apart.
@@ -81,16 +97,16 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// A message was received.
-    pub fn received(&mut self, timeline: &Timeline, stamp: &Stamp, now_ns: u64) {
-        let recorders = self.of(timeline, stamp.intended_ns);
+    /// A message was received; `measured` says whether it was due while measuring.
+    pub fn received(&mut self, measured: bool, stamp: &Stamp, now_ns: u64) {
+        let recorders = self.of(measured);
         recorders.response.record(now_ns.saturating_sub(stamp.intended_ns));
         recorders.service.record(now_ns.saturating_sub(stamp.sent_ns));
     }
 
-    /// A message was written.
-    pub fn sent(&mut self, timeline: &Timeline, intended_ns: u64, now_ns: u64) {
-        self.of(timeline, intended_ns).late.record(now_ns.saturating_sub(intended_ns));
+    /// A message was written that had been due at `intended_ns`.
+    pub fn sent(&mut self, measured: bool, intended_ns: u64, now_ns: u64) {
+        self.of(measured).late.record(now_ns.saturating_sub(intended_ns));
     }
 
     /// The samples since the last call.
@@ -104,21 +120,18 @@ impl Recording {
         slice
     }
 
-    fn of(&mut self, timeline: &Timeline, intended_ns: u64) -> &mut Recorders {
-        let part = if timeline.is_measured(intended_ns) { &mut self.measured } else { &mut self.warmup };
-        let recorders = part.get_or_insert_default();
-        recorders.used = true;
-        recorders
+    fn of(&mut self, measured: bool) -> &mut Recorders {
+        let part = if measured { &mut self.measured } else { &mut self.warmup };
+        part.get_or_insert_default()
     }
 }
 
 fn take(recorders: &mut Option<Box<Recorders>>) -> Option<Box<Samples>> {
-    let recorders = recorders.as_mut()?;
-    if !std::mem::take(&mut recorders.used) {
+    let Recorders { response, service, late } = &mut **recorders.as_mut()?;
+    if response.is_empty() && service.is_empty() && late.is_empty() {
         return None;
     }
-    let (response, service) = (recorders.response.take(), recorders.service.take());
-    Some(Box::new(Samples { response, service, late: recorders.late.take() }))
+    Some(Box::new(Samples { response: response.take(), service: service.take(), late: late.take() }))
 }
 
 #[cfg(test)]
@@ -156,12 +169,11 @@ mod tests {
 
     #[test]
     fn warm_up_and_measurement_stay_apart() {
-        let timeline = Timeline { start_ns: 0, measure_ns: 100, end_ns: 200, drain_ns: 300 };
         let mut recording = Recording::default();
-        for intended_ns in [99, 100, 199] {
-            recording.sent(&timeline, intended_ns, intended_ns + 1);
+        for (intended_ns, measured) in [(99, false), (100, true), (199, true)] {
+            recording.sent(measured, intended_ns, intended_ns + 1);
             let stamp = Stamp { sender: 0, sequence: 0, intended_ns, sent_ns: intended_ns + 1 };
-            recording.received(&timeline, &stamp, 250);
+            recording.received(measured, &stamp, 250);
         }
         let slice = recording.take();
         let (warmup, measured) = (slice.warmup.expect("one"), slice.measured.expect("two"));

@@ -242,7 +242,7 @@ mod tests {
             let mut recording = Recording::default();
             for intended_ns in [0, 100, 200] {
                 let stamp = Stamp { sender: 0, sequence: 0, intended_ns, sent_ns: intended_ns + 1_000 };
-                recording.received(&timeline, &stamp, intended_ns + 5_000_000);
+                recording.received(timeline.is_measured(intended_ns), &stamp, intended_ns + 5_000_000);
             }
             let interval = Interval { number, slice: recording.take(), ..Interval::default() };
             writer.interval(&interval).expect("memory takes it");
