@@ -170,6 +170,29 @@ impl Client {
         self.deflate
     }
 
+    /// Where the payload lies if `bytes` begin with what servers nearly always send: a message in one frame, all of it
+    /// there. Its first bytes say that it breaks no rule. What this does not know is left to
+    /// [`handle_input`](Self::handle_input), which has to be called then.
+    #[inline]
+    pub fn whole_message(&self, bytes: &[u8]) -> Option<Range<usize>> {
+        const TEXT: u8 = 0x81;
+        const BINARY: u8 = 0x82;
+        if !matches!(self.state, State::Open | State::Leaving) || self.decoder.is_mid_message() {
+            return None;
+        }
+        let (begin, len) = match *bytes {
+            [_, len @ 0..=125, ..] => (2, usize::from(len)),
+            // 126 stands for two bytes of length, which a shorter message must not use.
+            [_, 126, high, low, ..] if high > 0 || low > 125 => {
+                (4, usize::from(high) << 8 | usize::from(low))
+            }
+            _ => return None,
+        };
+        let payload = bytes.get(begin..begin + len)?;
+        let is_sound = bytes[0] == BINARY || (bytes[0] == TEXT && payload.is_ascii());
+        is_sound.then_some(begin..begin + len)
+    }
+
     /// Takes bytes up to the end of the next event, and says how many: call it again with the rest while there
     /// is any. `offer` and `key` are what the request was made with.
     ///
@@ -235,9 +258,6 @@ impl Client {
     }
 
     fn handle_frames<'a>(&mut self, bytes: &'a mut [u8]) -> Result<(usize, Option<Input<'a>>), Fault> {
-        if let Some(payload) = self.whole_message(bytes) {
-            return Ok((payload.end, Some(Input::Message(Cow::Borrowed(&bytes[payload])))));
-        }
         let (used, event) = self.decoder.decode(bytes, &LIMITS).map_err(Fault::Protocol)?;
         let input = match event {
             None => None,
@@ -259,29 +279,6 @@ impl Client {
             Some(Event::Pong(_)) => None,
         };
         Ok((used, input))
-    }
-}
-
-impl Client {
-    /// Where the payload lies if `bytes` begin with what servers nearly always send: a message in one frame, all of it
-    /// there. Its first bytes say that it breaks no rule; whatever they do not say is left to the decoder.
-    fn whole_message(&self, bytes: &[u8]) -> Option<Range<usize>> {
-        const TEXT: u8 = 0x81;
-        const BINARY: u8 = 0x82;
-        if self.decoder.is_mid_message() {
-            return None;
-        }
-        let (begin, len) = match *bytes {
-            [_, len @ 0..=125, ..] => (2, usize::from(len)),
-            // 126 stands for two bytes of length, which a shorter message must not use.
-            [_, 126, high, low, ..] if high > 0 || low > 125 => {
-                (4, usize::from(high) << 8 | usize::from(low))
-            }
-            _ => return None,
-        };
-        let payload = bytes.get(begin..begin + len)?;
-        let is_sound = bytes[0] == BINARY || (bytes[0] == TEXT && payload.is_ascii());
-        is_sound.then_some(begin..begin + len)
     }
 }
 
@@ -383,8 +380,14 @@ mod tests {
                 let mut copy = piece.clone();
                 let mut at = 0;
                 while at < piece.len() {
-                    whole += usize::from(client.whole_message(&piece[at..]).is_some());
-                    let seen = client.handle_input(&mut piece[at..], &Offer::default(), String::new);
+                    let seen = match client.whole_message(&piece[at..]) {
+                        Some(payload) => {
+                            whole += 1;
+                            let message = Input::Message(Cow::Borrowed(&piece[at..][payload.clone()]));
+                            Ok((payload.end, Some(message)))
+                        }
+                        None => client.handle_input(&mut piece[at..], &Offer::default(), String::new),
+                    };
                     let expected = decoder.decode(&mut copy[at..], &LIMITS).map_err(Fault::Protocol);
                     match (seen, expected) {
                         (Err(seen), Err(expected)) => {

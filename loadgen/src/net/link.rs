@@ -51,6 +51,15 @@ pub enum End {
     Fault(Fault),
 }
 
+/// Who is told what came, with the connection on which it came and the time at which its bytes were read.
+pub trait Reader {
+    /// A message, text or binary: nearly everything, which therefore has a way of its own.
+    fn message(&mut self, link: &mut Link, bytes: &[u8], now_ns: u64);
+
+    /// Anything, messages too.
+    fn input(&mut self, link: &mut Link, input: Input<'_>, now_ns: u64);
+}
+
 const _: () = assert!(size_of::<Link>() <= 112, "every connection pays for this");
 
 impl Link {
@@ -66,9 +75,8 @@ impl Link {
         self.socket.socket()
     }
 
-    /// Reads until nothing is left, and hands each event to `handle` together with this connection and the time at
-    /// which its bytes were read: one look at the clock for each read, so that no message waits for the handling of
-    /// those before it.
+    /// Reads until nothing is left, and hands each event to `reader`. There is one look at the clock for each read, so
+    /// that no message waits for the handling of those before it.
     ///
     /// A read that does not fill `buffer` has emptied the socket (epoll(7)), unless the peer has closed, which
     /// `closing` says.
@@ -78,7 +86,7 @@ impl Link {
         closing: bool,
         offer: &Offer,
         key: impl Fn() -> String,
-        mut handle: impl FnMut(&mut Self, Input<'_>, u64),
+        reader: &mut impl Reader,
     ) -> End {
         loop {
             let (read, emptied) = match self.receive(buffer, usize::MAX) {
@@ -88,7 +96,7 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return End::Failed(error.kind()),
             };
-            if let Err(fault) = self.feed(&mut buffer[..read], offer, &key, &mut handle) {
+            if let Err(fault) = self.feed(&mut buffer[..read], offer, &key, reader) {
                 return End::Fault(fault);
             }
             if emptied && !closing {
@@ -104,13 +112,13 @@ impl Link {
         most: usize,
         offer: &Offer,
         key: impl Fn() -> String,
-        mut handle: impl FnMut(&mut Self, Input<'_>, u64),
+        reader: &mut impl Reader,
     ) -> End {
         match self.receive(buffer, most) {
             Ok(Read::Eof) => End::Eof,
-            Ok(Read::Bytes { len, .. }) => self
-                .feed(&mut buffer[..len], offer, &key, &mut handle)
-                .map_or_else(End::Fault, |()| End::Drained),
+            Ok(Read::Bytes { len, .. }) => {
+                self.feed(&mut buffer[..len], offer, &key, reader).map_or_else(End::Fault, |()| End::Drained)
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 End::Drained
             }
@@ -138,14 +146,20 @@ impl Link {
         bytes: &mut [u8],
         offer: &Offer,
         key: &impl Fn() -> String,
-        handle: &mut impl FnMut(&mut Self, Input<'_>, u64),
+        reader: &mut impl Reader,
     ) -> Result<(), Fault> {
         let (mut at, now_ns) = (0, monotonic_ns());
         while at < bytes.len() {
+            if let Some(payload) = self.client.whole_message(&bytes[at..]) {
+                let (begin, end) = (at + payload.start, at + payload.end);
+                reader.message(self, &bytes[begin..end], now_ns);
+                at = end;
+                continue;
+            }
             let (used, input) = self.client.handle_input(&mut bytes[at..], offer, key)?;
             at += used;
             if let Some(input) = input {
-                handle(self, input, now_ns);
+                reader.input(self, input, now_ns);
             }
         }
         Ok(())

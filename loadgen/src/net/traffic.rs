@@ -191,10 +191,13 @@ impl Traffic {
     /// In a closed loop, sends a message for each that has come back since the last call: those of one read in one
     /// write. A connection has to be left with this before another one is read.
     pub fn reply(&mut self, link: &mut Link) {
-        let replies = std::mem::take(&mut self.replies);
-        if replies == 0 {
-            return;
+        if self.replies > 0 {
+            self.send_replies(link);
         }
+    }
+
+    fn send_replies(&mut self, link: &mut Link) {
+        let replies = std::mem::take(&mut self.replies);
         let now_ns = monotonic_ns();
         (0..replies).for_each(|_| self.instrument.due(now_ns));
         if !link.is_open() {

@@ -7,13 +7,13 @@ use mio::event::Event;
 use mio::{Interest, Token};
 use wsd::proto::CloseCode;
 
-use super::{Phase, Worker};
+use super::{Phase, Turnover, Worker};
 use crate::client::{self, Fault, Input};
 use crate::clock::{SECOND_NS, monotonic_ns};
 use crate::cohort::Reading;
 use crate::net::control::{Dialed, Lazy, Report};
 use crate::net::dial::{self, Dialer};
-use crate::net::link::{End, Link};
+use crate::net::link::{End, Link, Reader};
 use crate::net::traffic::Traffic;
 
 /// Connections asked for before the poll is asked again, so that answers do not wait for a long row of connects.
@@ -120,7 +120,11 @@ impl Worker {
             traffic.send_waiting(link);
         }
         let running = matches!(self.phase, Phase::Running(_) | Phase::Ready);
-        if running && self.is_open(conn) && self.reading(conn) != Reading::Healthy {
+        if self.assignment.cohorts.lazy() > 0
+            && running
+            && self.is_open(conn)
+            && self.reading(conn) != Reading::Healthy
+        {
             // Its bytes stay where they are; that it has ended shows all the same.
             if event.is_error() || (event.is_read_closed() && self.reading(conn) == Reading::Never) {
                 self.drop_link(conn, "");
@@ -138,19 +142,9 @@ impl Worker {
         let hands = &mut self.hands;
         let count_closes = !matches!(self.phase, Phase::Closing { .. });
         let key = || client::key(seed, number);
-        let turnover = &mut self.turnover;
-        let mut left = false;
-        let end = link.read(&mut self.buffer, closing, &self.assignment.offer, key, |link, input, now_ns| {
-            match input {
-                Input::Upgraded => (link.sender, link.sequence) = turnover.back(conn).unwrap_or_default(),
-                Input::Close { retry, .. } => {
-                    left = true;
-                    turnover.hints.extend(retry.map(|retry| (conn, retry)));
-                }
-                _ => {}
-            }
-            hands.handle(conn, link, input, now_ns, count_closes);
-        });
+        let mut at = Attentive { conn, hands, turnover: &mut self.turnover, count_closes, left: false };
+        let end = link.read(&mut self.buffer, closing, &self.assignment.offer, key, &mut at);
+        let Attentive { hands, left, .. } = at;
         if let Some(traffic) = &mut hands.traffic {
             traffic.reply(link);
         }
@@ -184,9 +178,7 @@ impl Worker {
             let Some(link) = &mut self.links[conn as usize] else { continue };
             let (hands, offer) = (&mut self.hands, &self.assignment.offer);
             let key = || client::key(seed, number);
-            let end = link.read_once(&mut self.buffer, budget, offer, key, |link, input, _| {
-                hands.handle_slowly(link, input);
-            });
+            let end = link.read_once(&mut self.buffer, budget, offer, key, &mut Lazily(hands));
             if end != End::Drained {
                 self.drop_link(conn, "");
             }
@@ -207,9 +199,7 @@ impl Worker {
                 let Some(link) = &mut self.links[conn as usize] else { continue };
                 let (hands, offer) = (&mut self.hands, &self.assignment.offer);
                 let key = || client::key(seed, number);
-                let end = link.read(&mut self.buffer, false, offer, key, |link, input, _| {
-                    hands.handle_slowly(link, input);
-                });
+                let end = link.read(&mut self.buffer, false, offer, key, &mut Lazily(hands));
                 if end != End::Drained {
                     self.drop_link(conn, "");
                 }
@@ -247,57 +237,86 @@ impl Worker {
     }
 }
 
-impl Hands {
-    /// What a slow reader has read: counted, not timed.
-    fn handle_slowly(&mut self, link: &mut Link, input: Input<'_>) {
-        match input {
-            Input::Message(_) | Input::Compressed(_) => self.lazy.received += 1,
-            Input::Close { code, .. } => {
-                *self.lazy.closed.entry(code).or_default() += 1;
-                self.out.clear();
-                link.client.close(code, self.rng.u32(..).to_be_bytes(), &mut self.out);
-                let _ = link.write(&self.out);
-            }
-            Input::Ping(payload) => {
-                self.out.clear();
-                client::encode_pong(&payload, self.rng.u32(..).to_be_bytes(), &mut self.out);
-                let _ = link.write(&self.out);
-            }
-            Input::Upgraded => {}
+/// One connection that is read as it should be.
+struct Attentive<'a> {
+    conn: u32,
+    hands: &'a mut Hands,
+    turnover: &'a mut Turnover,
+    count_closes: bool,
+    /// Whether the server has closed.
+    left: bool,
+}
+
+impl Reader for Attentive<'_> {
+    fn message(&mut self, link: &mut Link, bytes: &[u8], now_ns: u64) {
+        match &mut self.hands.traffic {
+            Some(traffic) => traffic.received(self.conn, link, bytes, now_ns),
+            None => self.hands.early += 1,
         }
     }
 
-    fn handle(&mut self, conn: u32, link: &mut Link, input: Input<'_>, now_ns: u64, count_closes: bool) {
+    fn input(&mut self, link: &mut Link, input: Input<'_>, now_ns: u64) {
+        let (conn, hands) = (self.conn, &mut *self.hands);
         match input {
             Input::Upgraded => {
-                self.dialer.opened(conn, now_ns);
-                if let Some(traffic) = &mut self.traffic {
+                (link.sender, link.sequence) = self.turnover.back(conn).unwrap_or_default();
+                hands.dialer.opened(conn, now_ns);
+                if let Some(traffic) = &mut hands.traffic {
                     traffic.back(conn, link);
                 }
             }
-            Input::Message(bytes) => match &mut self.traffic {
-                Some(traffic) => traffic.received(conn, link, &bytes, now_ns),
-                None => self.early += 1,
-            },
-            Input::Compressed(message) => match &mut self.traffic {
+            Input::Message(bytes) => self.message(link, &bytes, now_ns),
+            Input::Compressed(message) => match &mut hands.traffic {
                 Some(traffic) => traffic.received_compressed(conn, link, &message, now_ns),
-                None => self.early += 1,
+                None => hands.early += 1,
             },
-            Input::Ping(payload) => {
-                self.out.clear();
-                client::encode_pong(&payload, self.rng.u32(..).to_be_bytes(), &mut self.out);
-                // Where this fails the connection has ended, and reading on will tell.
-                let _ = link.write(&self.out);
-            }
-            Input::Close { code, .. } => {
-                if count_closes {
-                    *self.closed.entry(code).or_default() += 1;
+            // Where answering fails the connection has ended, and reading on will tell.
+            Input::Ping(payload) => hands.answer_ping(link, &payload),
+            Input::Close { code, retry } => {
+                self.left = true;
+                self.turnover.hints.extend(retry.map(|retry| (conn, retry)));
+                if self.count_closes {
+                    *hands.closed.entry(code).or_default() += 1;
                 }
-                self.out.clear();
-                link.client.close(code, self.rng.u32(..).to_be_bytes(), &mut self.out);
-                let _ = link.write(&self.out);
+                hands.answer_close(link, code);
             }
         }
+    }
+}
+
+/// A connection that is not: what it has read is counted, not timed.
+struct Lazily<'a>(&'a mut Hands);
+
+impl Reader for Lazily<'_> {
+    fn message(&mut self, _: &mut Link, _: &[u8], _: u64) {
+        self.0.lazy.received += 1;
+    }
+
+    fn input(&mut self, link: &mut Link, input: Input<'_>, _: u64) {
+        let hands = &mut *self.0;
+        match input {
+            Input::Message(_) | Input::Compressed(_) => hands.lazy.received += 1,
+            Input::Close { code, .. } => {
+                *hands.lazy.closed.entry(code).or_default() += 1;
+                hands.answer_close(link, code);
+            }
+            Input::Ping(payload) => hands.answer_ping(link, &payload),
+            Input::Upgraded => {}
+        }
+    }
+}
+
+impl Hands {
+    fn answer_ping(&mut self, link: &mut Link, payload: &[u8]) {
+        self.out.clear();
+        client::encode_pong(payload, self.rng.u32(..).to_be_bytes(), &mut self.out);
+        let _ = link.write(&self.out);
+    }
+
+    fn answer_close(&mut self, link: &mut Link, code: u16) {
+        self.out.clear();
+        link.client.close(code, self.rng.u32(..).to_be_bytes(), &mut self.out);
+        let _ = link.write(&self.out);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::cohort::Reading;
 use crate::connects::ConnectSlice;
 use crate::lives::Lives;
 use crate::net::dial::Dialer;
-use crate::net::link::{End, Link};
+use crate::net::link::{End, Link, Reader};
 use crate::schedule::Timeline;
 
 /// How long the server's half of the closing handshake is awaited.
@@ -190,16 +190,9 @@ impl Worker {
         }
         let (hands, stream) = (&mut self.hands, self.assignment.conns + place);
         let (due_ns, closing) = (leaver.due_ns, event.is_read_closed() || event.is_error());
-        let mut answered = false;
-        let end = leaver.link.read(
-            &mut self.buffer,
-            closing,
-            &self.assignment.offer,
-            String::new,
-            |link, input, now_ns| {
-                answered |= hands.handle_leaving(stream, link, input, now_ns);
-            },
-        );
+        let mut last = Leavetaking { stream, hands, answered: false };
+        let end = leaver.link.read(&mut self.buffer, closing, &self.assignment.offer, String::new, &mut last);
+        let Leavetaking { hands, answered, .. } = last;
         if let Some(traffic) = &mut hands.traffic {
             traffic.reply(&mut leaver.link);
         }
@@ -254,23 +247,31 @@ impl Worker {
     }
 }
 
-impl Hands {
-    /// What a connection receives that has said Close: its last messages, and the answer, which makes this true.
-    fn handle_leaving(&mut self, stream: u32, link: &mut Link, input: Input<'_>, now_ns: u64) -> bool {
+/// A connection that has said Close: its last messages, and the answer.
+struct Leavetaking<'a> {
+    /// Where its messages are accounted for.
+    stream: u32,
+    hands: &'a mut Hands,
+    answered: bool,
+}
+
+impl Reader for Leavetaking<'_> {
+    fn message(&mut self, link: &mut Link, bytes: &[u8], now_ns: u64) {
+        if let Some(traffic) = &mut self.hands.traffic {
+            traffic.received(self.stream, link, bytes, now_ns);
+        }
+    }
+
+    fn input(&mut self, link: &mut Link, input: Input<'_>, now_ns: u64) {
         match input {
-            Input::Close { .. } => return true,
-            Input::Message(bytes) => {
-                if let Some(traffic) = &mut self.traffic {
-                    traffic.received(stream, link, &bytes, now_ns);
-                }
-            }
+            Input::Close { .. } => self.answered = true,
+            Input::Message(bytes) => self.message(link, &bytes, now_ns),
             Input::Compressed(message) => {
-                if let Some(traffic) = &mut self.traffic {
-                    traffic.received_compressed(stream, link, &message, now_ns);
+                if let Some(traffic) = &mut self.hands.traffic {
+                    traffic.received_compressed(self.stream, link, &message, now_ns);
                 }
             }
             Input::Ping(_) | Input::Upgraded => {}
         }
-        false
     }
 }
