@@ -134,6 +134,13 @@ impl Measured {
         self.loads.iter().map(share).fold(0.0, f64::max)
     }
 
+    /// The share of a core that the threads beside the busiest one used, on average.
+    fn cpu_others(&self) -> Option<f64> {
+        let others = self.loads.len().checked_sub(1).filter(|others| *others > 0)?;
+        let all: f64 = self.loads.iter().map(|it| it.cpu).sum();
+        Some((all - self.hottest(|it| it.cpu)) / others as f64)
+    }
+
     /// The end is now, and what is under way gets a moment to arrive. The threads go on with their own timeline,
     /// which then only decides what counts as measured.
     pub fn cut_short(&mut self, now_ns: u64) {
@@ -232,6 +239,7 @@ fn evidence(
         late: target.and_then(|_| late.tail()),
         cpu_hottest: judged(measured.hottest(|it| it.cpu)),
         busy_hottest: judged(measured.hottest(|it| it.cpu + it.wait)),
+        cpu_others: measured.cpu_others(),
         lost: integrity.lost,
         faulty: measured.totals.duplicate + measured.totals.reordered + tally.corrupt,
         received: (tally.sent_measured > 0).then_some(tally.received_measured),
@@ -304,6 +312,18 @@ fn late(config: &Config, late: Latencies) -> Option<Latencies> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_others_are_all_but_the_busiest_thread() {
+        let timeline = Timeline { start_ns: 0, measure_ns: 0, end_ns: 1, drain_ns: 1 };
+        let mut measured = Measured::new(timeline, 3, 1);
+        let mut others = Vec::new();
+        for cpu in [0.25, 0.75, 0.125] {
+            measured.loads.push(ThreadLoad { cpu, wait: 0.0 });
+            others.push(measured.cpu_others());
+        }
+        assert_eq!(others, [None, Some(0.25), Some(0.1875)]);
+    }
 
     #[test]
     fn what_a_connection_costs() {

@@ -13,6 +13,11 @@ pub const LATE_INVALID_NS: u64 = 100_000_000;
 pub const CPU_BOUNDS: (f64, f64) = (0.80, 0.95);
 /// The share of the time from which a thread that runs, or waits for a core that others have, makes a run suspect.
 pub const BUSY_SUSPECT: f64 = 0.95;
+/// The busiest thread uses more than so many times what the others do on average, and the run is suspect: its connections
+/// wait for a thread as those of the others do not, and the latencies are of two kinds.
+pub const UNEVEN_SUSPECT: f64 = 2.0;
+/// But not where no thread runs, or waits for a core, for such a share of the time: then nobody waits for threads.
+pub const UNEVEN_BUSY_MIN: f64 = 0.40;
 /// The share of the intended rate below which a run is suspect, and below which it is invalid.
 pub const RATE_BOUNDS: (f64, f64) = (0.99, 0.95);
 /// The share of the wanted connections below which a run is suspect, and below which it is invalid.
@@ -56,6 +61,8 @@ pub struct Evidence {
     pub cpu_hottest: f64,
     /// The largest share of the time in which a thread ran or waited for a core.
     pub busy_hottest: f64,
+    /// The other threads' share of a core, on average; `None` where there is one thread only.
+    pub cpu_others: Option<f64>,
     /// Messages expected and not received.
     pub lost: u64,
     /// Messages received twice, too late in order, or damaged.
@@ -77,6 +84,7 @@ impl Evidence {
             late: None,
             cpu_hottest: 0.0,
             busy_hottest: 0.0,
+            cpu_others: None,
             lost: 0,
             faulty: 0,
             received: None,
@@ -109,6 +117,13 @@ pub fn judge(evidence: &Evidence) -> (Verdict, Vec<String>) {
     } else if evidence.busy_hottest >= BUSY_SUSPECT {
         let share = percent(evidence.busy_hottest);
         note(Verdict::Suspect, format!("a generator thread ran or waited for a core {share} of the time"));
+    }
+    if let Some(others) = evidence.cpu_others
+        && evidence.busy_hottest >= UNEVEN_BUSY_MIN
+        && evidence.cpu_hottest > UNEVEN_SUSPECT * others
+    {
+        let (hottest, others) = (percent(evidence.cpu_hottest), percent(others));
+        note(Verdict::Suspect, format!("a generator thread used {hottest} of a core, the others {others}"));
     }
     if let Some((due, sent)) = evidence.due_and_sent {
         let share = sent as f64 / due.max(1) as f64;
@@ -159,6 +174,7 @@ mod tests {
         late: Some(("p99", 50_000)),
         cpu_hottest: 0.4,
         busy_hottest: 0.5,
+        cpu_others: Some(0.4),
         lost: 0,
         faulty: 0,
         received: Some(1_000),
@@ -188,6 +204,11 @@ mod tests {
             (cpu(0.95), Verdict::Invalid),
             (Evidence { busy_hottest: 0.94, ..GOOD }, Verdict::Valid),
             (Evidence { busy_hottest: 0.95, ..GOOD }, Verdict::Suspect),
+            (Evidence { cpu_others: Some(0.20), ..GOOD }, Verdict::Valid),
+            (Evidence { cpu_others: Some(0.19), ..GOOD }, Verdict::Suspect),
+            (Evidence { cpu_others: Some(0.0), busy_hottest: 0.40, ..GOOD }, Verdict::Suspect),
+            (Evidence { cpu_others: Some(0.0), busy_hottest: 0.39, ..GOOD }, Verdict::Valid),
+            (Evidence { cpu_others: None, ..GOOD }, Verdict::Valid),
             (rate(990), Verdict::Valid),
             (rate(989), Verdict::Suspect),
             (rate(949), Verdict::Invalid),

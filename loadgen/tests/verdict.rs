@@ -31,6 +31,7 @@ fn each_reason_is_told() {
     a_generator_that_stood_still();
     a_thread_that_waits_for_its_core();
     a_thread_that_is_busy();
+    a_thread_that_has_the_work_of_two();
 }
 
 /// Five of ten ask for a path that is there.
@@ -112,6 +113,17 @@ fn a_thread_that_is_busy() {
         }
         assert!(out.contains("reason  a generator thread ran or waited for a core "), "{out}");
     }
+}
+
+/// Every second connection asks for a path that is not there, so that one of two threads has none.
+fn a_thread_that_has_the_work_of_two() {
+    let server = Server::builder().listen("127.0.0.1:0").threads(1);
+    let server = ["/0", "/2"].iter().fold(server, |server, path| server.route(path, Sink::default));
+    let server = server.start().expect("a free port");
+    let url = format!("ws://{}/{{conn}}", server.addresses()[0]);
+    let (out, value) = measure(&url, "--conns 4 --threads 2 --rate 10M --duration 1s --drain 200ms");
+    assert!(has_reason(&value, "of a core, the others "), "{out}");
+    server.shutdown().expect("stopped");
 }
 
 /// Runs the program on the first of our processors, with more to send than it can.
