@@ -93,7 +93,7 @@ pub struct Tls<C> {
     held: Vec<u8>,
     /// Ciphertext that the kernel did not take.
     pending: Pending,
-    /// The last byte that was written is encrypted, but was not reported as taken.
+    /// The last byte that was offered is encrypted, but was not reported as taken.
     owed: bool,
     /// The first byte to come is the beginning of a request in the clear.
     plaintext: bool,
@@ -138,6 +138,11 @@ impl<C: Side> Tls<C> {
     /// Whether what came is no TLS, but a request in the clear.
     pub const fn is_plaintext(&self) -> bool {
         self.plaintext
+    }
+
+    /// Bytes that came and are not yet a whole record, or a whole message of the handshake.
+    pub fn held_bytes(&self) -> usize {
+        self.held.len()
     }
 
     /// Bytes of ciphertext that wait for the socket.
@@ -205,10 +210,11 @@ impl<C: Side> Tls<C> {
 
     /// Encrypts as much as the socket takes, and says how much that was.
     ///
-    /// What is encrypted cannot be taken back, so what the kernel does not take of a record waits here, and **the last
-    /// byte of it does not count as taken** until it is gone: whoever writes then keeps that byte, offers it again, and
-    /// finds the socket blocked until the kernel has all of the record. As with a plain socket, what was taken is with
-    /// the kernel, and what was begun has to be gone on with.
+    /// What is encrypted cannot be taken back, so what the kernel does not take of it waits here. If that is all that was
+    /// offered, **the last byte of it does not count as taken** until it is gone: whoever writes then keeps that byte,
+    /// offers it again, and finds the socket blocked until the kernel has all of it. What was begun has to be gone on
+    /// with, as with a plain socket. The last byte offered is to be the last of a frame, and a frame is longer, so that
+    /// whoever keeps it knows that the frame is begun.
     ///
     /// `Ok(0)` is progress: the kernel took something of what waits here, but not all.
     ///
@@ -227,7 +233,10 @@ impl<C: Side> Tls<C> {
         let scratch = Rc::clone(&self.scratch);
         let Scratch { plain, out, .. } = &mut *scratch.borrow_mut();
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        let mut taken = usize::from(std::mem::take(&mut self.owed)).min(total);
+        if total == 0 {
+            return Ok(0);
+        }
+        let mut taken = usize::from(std::mem::take(&mut self.owed));
         while taken < total {
             gather(slices, taken, plain);
             out.clear();
@@ -235,12 +244,14 @@ impl<C: Side> Tls<C> {
                 .inspect_err(|error| self.failed = error.kind() != io::ErrorKind::WouldBlock)?;
             taken += plain.len();
             if !self.hand_over(socket, out)? {
-                self.owed = true;
-                taken -= 1;
+                // Of what is left, something waits in any case. To hold back a byte there would hide from the writer
+                // that a frame is begun, if it is the first of it.
+                self.owed = taken == total;
+                taken -= usize::from(self.owed);
                 break;
             }
         }
-        if taken == 0 && total > 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+        if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
     }
 
     /// Gives the socket what waits for it; whether nothing waits any more.

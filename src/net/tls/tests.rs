@@ -198,9 +198,9 @@ fn what_waits_is_bounded() {
     let mut pair = Pair::connected(true);
     pair.far.room = Some(100);
     let big = vec![b'x'; 4 * ENCRYPT_BYTES];
-    assert_eq!(pair.server.write(&mut pair.far, &slices(&big)).expect("it is begun"), ENCRYPT_BYTES - 1);
+    assert_eq!(pair.server.write(&mut pair.far, &slices(&big)).expect("it is begun"), ENCRYPT_BYTES);
     assert!(pair.server.pending_bytes() < ENCRYPT_BYTES + 1024);
-    assert!(pair.server.write(&mut pair.far, &slices(&big[ENCRYPT_BYTES - 1..])).is_err());
+    assert!(pair.server.write(&mut pair.far, &slices(&big[ENCRYPT_BYTES..])).is_err());
     // Not much more memory than that, and in the books until it is given up.
     assert!(pair.server.pending_memory() < ENCRYPT_BYTES + 1024);
     pair.assert_booked();
@@ -267,6 +267,35 @@ fn an_outbox_sees_progress_and_delivers_when_all_is_gone() {
     assert_eq!(outbox.flush(Millis(100_000), &mut writer, &metrics).expect("no error"), Flushed::Blocked);
     assert!(outbox.progress_at() > before, "the first byte was taken to be encrypted");
     assert_eq!(outbox.progress_at(), Millis(99_000));
+}
+
+/// What is encrypted at once may end one byte into a frame. The queue has to know of that byte, or it takes the frame
+/// for one that can still be dropped, and what comes in its place lacks its first byte.
+#[test]
+fn a_frame_that_is_dropped_leaves_no_byte_behind() {
+    let metrics = WorkerMetrics::default();
+    for len in [ENCRYPT_BYTES - 2, ENCRYPT_BYTES - 1, ENCRYPT_BYTES, ENCRYPT_BYTES + 1] {
+        let mut pair = Pair::connected(true);
+        let mut outbox = Outbox::new(Millis(0));
+        let first = Frame::message(&vec![b'x'; len - 4][..]);
+        assert_eq!(first.wire_len(), len);
+        for frame in [first.clone(), Frame::message("second"), Frame::message("third")] {
+            outbox.publish(Piece::whole(frame, 1), &metrics);
+        }
+        pair.far.room = Some(100);
+        let mut writer = Writer(&mut pair.server, &mut pair.far);
+        assert_eq!(outbox.flush(Millis(1), &mut writer, &metrics).expect("no error"), Flushed::Blocked);
+        // Of the second frame at least its first byte is encrypted.
+        let begun = len < ENCRYPT_BYTES;
+        assert_eq!(outbox.shed(&metrics), if begun { 1 } else { 2 }, "with a frame of {len} bytes before it");
+        outbox.push(Piece::whole(Frame::message("the end"), 1), &metrics);
+        pair.far.room = None;
+        let mut writer = Writer(&mut pair.server, &mut pair.far);
+        assert_eq!(outbox.flush(Millis(2), &mut writer, &metrics).expect("no error"), Flushed::Empty);
+        let second: &[u8] = if begun { b"\x81\x06second" } else { b"" };
+        assert_eq!(pair.heard(), [first.as_bytes(), second, b"\x81\x07the end"].concat(), "{len}");
+    }
+    assert_eq!((metrics.queued.get(), metrics.queued_bytes.get()), (0, 0));
 }
 
 /// As a connection sees it.
