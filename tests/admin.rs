@@ -95,9 +95,11 @@ fn a_few_connections_and_none_for_long() {
     server.finish();
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn every_metric_is_documented_and_every_documented_metric_is_there() {
-    let server = Running::start(server(2).deflate(Deflate::default()));
+    let common::tls::Secure { server, .. } =
+        common::tls::Secure::start(server(2).deflate(Deflate::default()));
     let scrape = Scrape::of(server.admin());
     let docs = include_str!("../docs/metrics.md");
     // Those in the first column of a table.

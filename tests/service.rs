@@ -524,7 +524,13 @@ fn the_unit_files_are_sound() {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd");
     let read = |name: &str| std::fs::read_to_string(directory.join(name)).expect("it is there");
     let (service, socket) = (read("wsd.service"), read("wsd.socket"));
-    for line in ["Type=notify", "ExecReload=/bin/kill -HUP $MAINPID", "NoNewPrivileges=yes", "ProtectSystem=strict", "Requires=wsd.socket"] {
+    for line in [
+        "Type=notify",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "Requires=wsd.socket",
+    ] {
         assert!(service.lines().any(|it| it == line), "no {line}");
     }
     // systemd waits for longer than a drain takes at most.

@@ -14,7 +14,7 @@ use common::tls::{Authority, Secure, client_side};
 use common::{BINARY, CLOSE, Client, FIN, PATIENCE, Running, TEXT};
 use common::{binary, calm, close, fragments, frame, ping, request, text};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, version};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, HandshakeKind, version};
 use serde_json::Value;
 use wsd::apps::{Broadcast, Echo};
 use wsd::{AdminAddress, Builder, Limits, Metrics, QueueTotal, Server};
@@ -115,6 +115,52 @@ fn keys_may_be_renewed_at_any_time() {
     }
     client.close();
     secure.server.finish();
+}
+
+/// Each of these asks for an answer, and costs keys on both sides.
+#[test]
+fn keys_that_are_renewed_again_and_again_end_the_connection() {
+    const IN_A_ROW: usize = 32;
+    let secure = echo();
+    for (count, goes_on) in [(IN_A_ROW, true), (IN_A_ROW + 1, false)] {
+        let mut client = secure.connect_as(&secure.authority.client(&[&version::TLS13]), "localhost");
+        client.handshake("/echo");
+        for _ in 0..count {
+            client.tls().refresh_traffic_keys().expect("TLS 1.3");
+        }
+        client.send_to_whom_it_may_concern(&text("still here?"));
+        if goes_on {
+            client.assert_text("still here?");
+            client.close();
+        } else {
+            secure.server.wait("it is cut", |metrics| metrics.closed_lost == 1);
+        }
+    }
+    assert_eq!(secure.server.finish().closed_by_peer, 1);
+}
+
+#[test]
+fn who_speaks_nothing_that_is_spoken_here_hears_why() {
+    let secure = echo();
+    for (version, protocols, alert) in [
+        (&version::TLS13, &["h2"][..], Some(AlertDescription::NoApplicationProtocol)),
+        (&version::TLS12, &["h2"], Some(AlertDescription::NoApplicationProtocol)),
+        (&version::TLS13, &["h2", "http/1.1"], None),
+        (&version::TLS13, &[], None),
+    ] {
+        let mut config = ClientConfig::clone(&secure.authority.client(&[version]));
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let socket = TcpStream::connect(secure.address()).expect("the server accepts");
+        let mut tls = client_side(socket, &Arc::new(config), "localhost");
+        let outcome = tls.write_all(request("/echo").as_bytes()).and_then(|()| tls.read_exact(&mut [0; 12]));
+        let heard = outcome.err().and_then(|error| match error.downcast::<rustls::Error>() {
+            Ok(rustls::Error::AlertReceived(alert)) => Some(alert),
+            other => panic!("{other:?} for {protocols:?}"),
+        });
+        assert_eq!(heard, alert, "for {protocols:?}");
+    }
+    let metrics = secure.server.finish();
+    assert_eq!((metrics.tls_failed, metrics.tls_handshakes), (2, 2));
 }
 
 #[test]
@@ -595,6 +641,42 @@ fn certificates_are_renewed_without_losing_a_connection() {
     assert_eq!(Running::echo(calm()).remote().reload_certificates(), Ok(false), "there is no TLS");
 }
 
+/// What the metrics say about the end of each file's certificates.
+fn expiries(secure: &Secure) -> Vec<f64> {
+    let scrape = Scrape::of(secure.server.admin());
+    let directory = secure.authority.directory().display();
+    let of = |file| {
+        scrape.value(&format!("wsd_tls_certificate_expiry_timestamp_seconds{{file=\"{directory}/{file}\"}}"))
+    };
+    ["one.crt", "two.crt"].map(of).to_vec()
+}
+
+#[test]
+fn the_end_of_certificates_is_shown_and_moves_with_a_reload() {
+    const IN_2030: f64 = 1_893_456_000.0;
+    const IN_2040: f64 = 2_208_988_800.0;
+    let authority = Authority::new();
+    let (one, one_key) = authority.issue_until("one", &["localhost"], 2040);
+    let (two, two_key) = authority.issue_until("two", &["a.example"], 2040);
+    // Behind its own a file has those between it and the root: any of them that ends is the end.
+    let (between, _) = authority.issue_until("between", &["between"], 2030);
+    let chain = [&two, &between].map(|file| std::fs::read_to_string(file).expect("it is there")).concat();
+    authority.write("two.crt", &chain);
+    let builder = server(calm()).admin(AdminAddress::Tcp("127.0.0.1:0".to_owned()));
+    let builder = builder.tls("127.0.0.1:0", one, one_key).tls("127.0.0.1:0", two, two_key);
+    let config = authority.client(rustls::ALL_VERSIONS);
+    let secure = Secure { server: Running::start(builder), authority, config };
+    assert_eq!(expiries(&secure), [IN_2040, IN_2030]);
+    secure.authority.issue_until("two", &["a.example"], 2040);
+    secure.authority.write("one.crt", "no certificate");
+    secure.server.remote().reload_certificates().expect_err("one file is no good");
+    assert_eq!(expiries(&secure), [IN_2040, IN_2030], "of those in force, not of those on the disk");
+    secure.authority.issue_until("one", &["localhost"], 2030);
+    assert_eq!(secure.server.remote().reload_certificates(), Ok(true));
+    assert_eq!(expiries(&secure), [IN_2030, IN_2040]);
+    secure.server.finish();
+}
+
 // The program.
 
 #[cfg(feature = "cli")]
@@ -658,6 +740,22 @@ mod program {
         let address = words.filter_map(|word| word.strip_prefix("https://")).next().expect("an address");
         let address = address.parse().expect("an address");
         (program, address)
+    }
+
+    #[test]
+    fn a_certificate_that_has_expired_is_used_and_named_in_the_log() {
+        for (year, expired) in [(2020, true), (4096, false)] {
+            let authority = Authority::new();
+            let (certificate, key) = authority.issue_until("localhost", &["localhost"], year);
+            let files = ["--tls-cert", path(&certificate), "--tls-key", path(&key)];
+            let program = Program::serve(&[&files[..], &["--tls-listen", "127.0.0.1:0"]].concat());
+            program.signal(Signal::INT);
+            let output = program.output();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{stderr}");
+            let named = stderr.contains("a certificate has expired") && stderr.contains("localhost.crt");
+            assert_eq!(named, expired, "{stderr}");
+        }
     }
 
     #[test]

@@ -299,6 +299,13 @@ fn server(view: &View, families: &mut Vec<Family>) {
         "Connections that all workers together may hold",
         vec![(vec![], shared.connections_max.load(Ordering::Relaxed) as f64)],
     ));
+    let expiries = shared.certificates.iter().flat_map(|certificates| certificates.expiries());
+    let ends = expiries.map(|(file, end)| (vec![("file", file.display().to_string())], end.as_secs() as f64));
+    families.push(gauges(
+        "tls_certificate_expiry_timestamp_seconds",
+        "When the first of the certificates in a file ends, since the epoch",
+        ends.collect(),
+    ));
     families.push(gauges(
         "build_info",
         "Always 1; what runs is in the labels",

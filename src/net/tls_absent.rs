@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::marker::PhantomData;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::stream::Input;
 use crate::config::{CertificateError, CertificateFiles};
@@ -39,6 +41,10 @@ impl Certificates {
     }
 
     pub(crate) fn load(&self) -> Result<ServerConfig, CertificateError> {
+        match self.0 {}
+    }
+
+    pub(crate) fn expiries(&self) -> Vec<(PathBuf, Duration)> {
         match self.0 {}
     }
 }

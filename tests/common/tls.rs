@@ -34,9 +34,15 @@ impl Authority {
 
     /// Signs a certificate for these names, and writes it and its key to files of this name.
     pub(crate) fn issue(&self, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
+        self.issue_until(file, names, 4096)
+    }
+
+    /// The same for one that ends with the beginning of a year.
+    pub(crate) fn issue_until(&self, file: &str, names: &[&str], year: i32) -> (PathBuf, PathBuf) {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let key = KeyPair::generate().expect("random numbers");
-        let params = CertificateParams::new(names).expect("names");
+        let mut params = CertificateParams::new(names).expect("names");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).expect("sound parameters");
         (
             self.write(&format!("{file}.crt"), &certificate.pem()),

@@ -37,10 +37,22 @@ def running(command, first_line=False):
 
 
 @pytest.fixture(scope="module")
-def wsd():
+def certificate(tmp_path_factory):
+    """A certificate and its key, which have a metric of their own."""
+    directory = tmp_path_factory.mktemp("tls")
+    files = [str(directory / "cert.pem"), str(directory / "key.pem")]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
+    command += ["-subj", "/CN=localhost", "-out", files[0], "-keyout", files[1]]
+    subprocess.run(command, check=True, capture_output=True, timeout=DEADLINE_S)
+    return files
+
+
+@pytest.fixture(scope="module")
+def wsd(certificate):
     """A wsd with some traffic behind it: the port of its WebSockets, and that of its admin listener."""
     program = os.environ.get("WSD_BIN", str(REPOSITORY / "target" / "debug" / "wsd"))
     command = [program, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--threads", "2", "--deflate"]
+    command += ["--tls-listen", "127.0.0.1:0", "--tls-cert", certificate[0], "--tls-key", certificate[1]]
     with running(command, first_line=True) as process:
         ready = process.stdout.readline()
         ports = [int(port) for port in re.findall(r"http://127\.0\.0\.1:(\d+)", ready)]

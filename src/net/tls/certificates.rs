@@ -1,18 +1,21 @@
 //! Certificates and keys from PEM files, and which of them a client gets.
 
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{
     ClientHello, ParsedCertificate, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
     StoresServerSessions,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{InconsistentKeys, version};
+use rustls::{InconsistentKeys, RootCertStore, version};
+use tracing::warn;
 
 use crate::config::{CertificateError, CertificateFiles};
 
@@ -36,6 +39,8 @@ pub(crate) struct Certificates {
     provider: Arc<CryptoProvider>,
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
+    /// Of those in force: their files, and when they end.
+    expiries: Mutex<Vec<(PathBuf, Duration)>>,
 }
 
 impl Certificates {
@@ -47,13 +52,21 @@ impl Certificates {
             provider: Arc::new(ring::default_provider()),
             ticketer: ring::Ticketer::new().map_err(io::Error::other)?,
             sessions: ServerSessionMemoryCache::new(SESSIONS),
+            expiries: Mutex::default(),
         })
+    }
+
+    /// By file: when the first of its certificates ends, since 1970.
+    pub(crate) fn expiries(&self) -> Vec<(PathBuf, Duration)> {
+        self.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Reads the files, at the start and whenever they may have changed.
     pub(crate) fn load(&self) -> Result<ServerConfig, CertificateError> {
         let pairs: Result<Vec<_>, _> = self.files.iter().map(|files| load(files, &self.provider)).collect();
-        let resolver = Arc::new(Resolver { pairs: pairs? });
+        let pairs = pairs?;
+        self.note_expiries(&pairs);
+        let resolver = Arc::new(Resolver { pairs });
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])
             .expect("ring speaks both")
@@ -64,6 +77,43 @@ impl Certificates {
         config.session_storage = Arc::clone(&self.sessions);
         config.send_tls13_tickets = TICKETS_PER_CONNECTION;
         Ok(ServerConfig(Arc::new(config)))
+    }
+
+    /// Remembers when these end, and says so where they have: clients refuse them, but they are all that there is.
+    fn note_expiries(&self, pairs: &[Arc<CertifiedKey>]) {
+        let files = self.files.iter().map(|files| &files.certificate);
+        let ends = files.zip(pairs).filter_map(|(file, pair)| {
+            let first = pair.cert.iter().filter_map(|it| not_after(it, &self.provider)).min()?;
+            Some((file.clone(), first))
+        });
+        let expiries: Vec<_> = ends.collect();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        for (file, _) in expiries.iter().filter(|(_, end)| *end < now) {
+            warn!(file = %file.display(), "a certificate has expired: clients will refuse it");
+        }
+        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
+    }
+}
+
+/// When a certificate ends. rustls shows no dates, but it names the one that a certificate is past, before it looks at
+/// who signed it; and at the end of time every certificate is.
+fn not_after(certificate: &CertificateDer<'_>, provider: &CryptoProvider) -> Option<Duration> {
+    let certificate = ParsedCertificate::try_from(certificate).ok()?;
+    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    let algorithms = provider.signature_verification_algorithms.all;
+    let verdict = verify_server_cert_signed_by_trust_anchor(
+        &certificate,
+        &RootCertStore::empty(),
+        &[],
+        end_of_time,
+        algorithms,
+    );
+    match verdict {
+        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ExpiredContext {
+            not_after,
+            ..
+        })) => Some(Duration::from_secs(not_after.as_secs())),
+        _ => None,
     }
 }
 
@@ -126,5 +176,5 @@ impl ResolvesServerCert for Resolver {
 
 fn is_for(pair: &CertifiedKey, name: &ServerName<'_>) -> bool {
     let certificate = pair.end_entity_cert().and_then(ParsedCertificate::try_from);
-    certificate.is_ok_and(|certificate| rustls::client::verify_server_name(&certificate, name).is_ok())
+    certificate.is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
 }
