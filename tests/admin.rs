@@ -14,6 +14,7 @@ use common::admin::{Answer, Scrape, ask, exchange, get};
 use common::{Client, PATIENCE, Running, calm, text, wait_until};
 use serde_json::Value;
 use wsd::apps::{Broadcast, Echo};
+use wsd::net::fdtable::raise_nofile;
 use wsd::{AdminAddress, App, Builder, Context, Deflate, Limits, Message, Server, StartError};
 
 fn server(threads: usize) -> Builder {
@@ -291,6 +292,26 @@ fn connections_come_in_pages_and_each_once() {
 }
 
 /// More slots than a worker looks at in one turn, most of them free again.
+/// To describe a connection takes a system call. A thousand of them in one turn would hold up everybody on that worker.
+#[test]
+fn a_large_page_is_made_in_several_turns() {
+    const COUNT: usize = 600;
+    const EACH_TURN: u64 = 128;
+    raise_nofile().expect("up to the maximum");
+    let server = Running::start(server(1));
+    let clients = server.open_many("/rooms/a", COUNT);
+    let before = server.metrics().turns;
+    let page = json(&get(server.admin(), "/connections?limit=1000"));
+    let turns = server.metrics().turns - before;
+    let rows = page["connections"].as_array().expect("rows");
+    let mut ids: Vec<_> = rows.iter().map(|row| row["id"].as_str().expect("an id")).collect();
+    ids.dedup();
+    assert_eq!((rows.len(), ids.len(), page["next"].is_null()), (COUNT, COUNT, true));
+    assert!(turns >= (COUNT as u64).div_ceil(EACH_TURN), "{turns} turns");
+    drop(clients);
+    server.finish();
+}
+
 #[test]
 fn a_page_behind_many_free_slots_is_found() {
     let server = Running::start(server(1));

@@ -12,6 +12,9 @@ use crate::id::Millis;
 /// Slots that are looked at in one turn.
 const SLOTS_PER_TURN: u32 = 1024;
 
+/// Connections that are described in one turn. Each takes a system call, for its address.
+const ROWS_PER_TURN: usize = 128;
+
 /// A question about a worker's connections, and how far its answer has come.
 #[derive(Debug)]
 pub(crate) struct Inspection {
@@ -88,6 +91,7 @@ impl Inspection {
         self.found.tables = tables;
         let end = slots.end();
         let until = end.min(self.from.saturating_add(SLOTS_PER_TURN));
+        let rows_until = self.found.rows.len() + ROWS_PER_TURN;
         for slot in self.from..until {
             self.from = slot + 1;
             let Some((key, entry)) = slots.at(slot) else { continue };
@@ -103,6 +107,9 @@ impl Inspection {
                 self.found.rows.push(row(key, entry, waits, now));
                 if self.found.rows.len() == self.rows_max {
                     return self.answer();
+                }
+                if self.found.rows.len() == rows_until {
+                    return false;
                 }
             }
         }
