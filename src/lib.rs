@@ -60,7 +60,7 @@
 //! conn             one connection as a state machine without I/O
 //! hub              topics, members, fan-out: pure data
 //! proto            RFC 6455 as bytes and rules
-//! id config metrics state
+//! id config metrics state sync
 //! ```
 
 mod admin;
@@ -77,6 +77,10 @@ pub mod proto;
 mod route;
 mod server;
 mod state;
+mod sync;
+
+#[cfg(all(test, loom))]
+mod models;
 
 pub use app::{Admission, App, Context};
 pub use config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins, Proxies};

@@ -297,7 +297,7 @@ fn server(view: &View, families: &mut Vec<Family>) {
     families.push(gauges(
         "connections_limit",
         "Connections that all workers together may hold",
-        vec![(vec![], shared.connections_max.load(Ordering::Relaxed) as f64)],
+        vec![(vec![], shared.seats.max() as f64)],
     ));
     let expiries = shared.certificates.iter().flat_map(|certificates| certificates.expiries());
     let ends = expiries.map(|(file, end)| (vec![("file", file.display().to_string())], end.as_secs() as f64));

@@ -22,7 +22,7 @@ pub(super) fn show(view: &View) -> Value {
         "routes": view.shared.router.names(),
         "private_descriptor_tables": view.private_tables,
         "descriptors_in_each_table": view.descriptors,
-        "connections_max": view.shared.connections_max.load(std::sync::atomic::Ordering::Relaxed),
+        "connections_max": view.shared.seats.max(),
     })
 }
 

@@ -6,8 +6,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -15,6 +15,7 @@ use super::inspect::Inspection;
 use super::tls::ServerConfig;
 use super::worker::Settings;
 use crate::hub::batch::Batch;
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard};
 
 /// A message to a worker.
 #[derive(Debug)]
@@ -35,33 +36,61 @@ pub(crate) enum Mail {
     Nudge,
 }
 
-/// One worker's mailbox. The descriptor is opened before any thread has a table of its own, and closed after all
-/// of them have ended, so its number is the same in every table.
+/// Ends the receiver's poll, or the next one where none is under way. A poll reports it once, however often it was
+/// called since the last.
+pub(crate) trait Wake {
+    fn wake(&self);
+}
+
+/// An event descriptor in an edge-triggered poll. It is opened before any thread has a table of its own, and closed
+/// after all of them have ended, so its number is the same in every table.
 #[derive(Debug)]
-pub(crate) struct Mailbox {
+pub(crate) struct Event(OwnedFd);
+
+impl Wake for Event {
+    fn wake(&self) {
+        // The counter is never read, so the write fails only after 2^64 of them. Each one is an edge.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+}
+
+/// One worker's mailbox.
+#[derive(Debug)]
+pub(crate) struct Mailbox<W = Event> {
     mail: Mutex<Vec<Mail>>,
     notified: AtomicBool,
     /// Bytes of batches that the worker has yet to fan out, from itself and from others.
     backlog: AtomicUsize,
-    event: OwnedFd,
+    event: W,
 }
 
 impl Mailbox {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            mail: Mutex::default(),
-            notified: AtomicBool::new(false),
-            backlog: AtomicUsize::new(0),
-            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        })
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map(Event)
+            .map(Self::waking)
+            .map_err(Into::into)
+    }
+}
+
+impl<W: Wake> Mailbox<W> {
+    /// Empty; `event` wakes its owner.
+    pub(crate) fn waking(event: W) -> Self {
+        Self { mail: Mutex::default(), notified: AtomicBool::new(false), backlog: AtomicUsize::new(0), event }
     }
 
     pub(crate) fn post(&self, mail: Mail) {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner).push(mail);
         if !self.notified.swap(true, Ordering::SeqCst) {
-            // The counter is never read, so the write fails only after 2^64 of them. Each one is an edge.
-            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+            self.event.wake();
         }
+    }
+
+    /// Posts what was published to a topic. The worker has it in its books before it has it, or what it takes off them
+    /// could be more than is there.
+    pub(crate) fn publish(&self, topic: Arc<str>, batch: Batch) {
+        self.add_backlog(batch.wire_len());
+        self.post(Mail::Publish { topic, batch });
     }
 
     /// Takes out all mail, oldest first.
@@ -70,7 +99,9 @@ impl Mailbox {
         if !self.notified.load(Ordering::SeqCst) {
             return;
         }
-        self.notified.store(false, Ordering::SeqCst);
+        // What a store would do, by the same instruction on x86; but of a store beside a swap loom believes that later
+        // swaps may miss it (tokio-rs/loom, issue 254).
+        self.notified.swap(false, Ordering::SeqCst);
         into.append(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -92,8 +123,19 @@ impl Mailbox {
 
 impl AsRawFd for Mailbox {
     fn as_raw_fd(&self) -> RawFd {
-        self.event.as_raw_fd()
+        self.event.0.as_raw_fd()
     }
+}
+
+/// Tells all workers of what `locked` guards. Whoever else changes it does so, and tells, before or after: two changes
+/// reach every worker in the same order, and what they heard last is what is in force.
+pub(crate) fn post_to_all<T, W: Wake>(
+    mailboxes: &[Mailbox<W>],
+    locked: &MutexGuard<'_, T>,
+    mail: impl Fn() -> Mail,
+) {
+    let _ = locked;
+    mailboxes.iter().for_each(|mailbox| mailbox.post(mail()));
 }
 
 #[cfg(test)]
@@ -102,7 +144,7 @@ mod tests {
 
     fn wakes(mailbox: &Mailbox) -> u64 {
         let mut bytes = [0; 8];
-        match rustix::io::read(&mailbox.event, &mut bytes) {
+        match rustix::io::read(&mailbox.event.0, &mut bytes) {
             Ok(_) => u64::from_ne_bytes(bytes),
             Err(_) => 0,
         }
@@ -133,7 +175,7 @@ mod tests {
             .collect();
         let mut mail = Vec::new();
         while mail.len() < 4_000 {
-            let mut fds = [rustix::event::PollFd::new(&mailbox.event, rustix::event::PollFlags::IN)];
+            let mut fds = [rustix::event::PollFd::new(&mailbox.event.0, rustix::event::PollFlags::IN)];
             let limit = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
             assert_ne!(rustix::event::poll(&mut fds, Some(&limit)), Ok(0), "mail without a wake-up");
             let _ = wakes(&mailbox);

@@ -13,7 +13,7 @@
 //! | `secure.rs` | the handshake of TLS on a connection |
 //! | `listener.rs` | binding, accepting, running out of descriptors |
 //! | `mailbox.rs` | what workers say to each other |
-//! | `pace.rs`, `addresses.rs` | how many are accepted: each second, and from one address |
+//! | `seats.rs`, `pace.rs`, `addresses.rs` | how many are accepted: in all, each second, and from one address |
 //! | `quotas.rs` | what a connection's age and its messages are held to |
 //! | `proxied.rs` | who a connection from a trusted proxy is for |
 //! | `inspect.rs` | telling about the connections, a few in each turn |
@@ -35,6 +35,7 @@ pub(crate) mod pace;
 pub mod probe;
 mod proxied;
 mod quotas;
+pub(crate) mod seats;
 mod secure;
 mod slots;
 mod socket;

@@ -1,8 +1,9 @@
 //! How fast connections are accepted, by all workers together.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::id::Millis;
+use crate::sync::AtomicU64;
 
 /// Microseconds in a second: allowances are counted in them, because a millisecond is too long for one of a thousand.
 const SECOND: u64 = 1_000_000;

@@ -282,7 +282,7 @@ impl Worker {
         match work(&mut self.core, key, entry) {
             After::Drop => {
                 self.core.bury(key, entry);
-                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                self.shared.seats.leave();
                 self.slots.retire(key);
                 return;
             }
@@ -342,9 +342,7 @@ impl Worker {
                 if index == own {
                     mailbox.add_backlog(batch.wire_len());
                 } else if shared.audience.has(index, mark) {
-                    mailbox.add_backlog(batch.wire_len());
-                    let batch = batch.for_other_workers();
-                    mailbox.post(Mail::Publish { topic: Arc::clone(topic), batch });
+                    mailbox.publish(Arc::clone(topic), batch.for_other_workers());
                 }
             }
         });

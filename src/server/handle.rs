@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 
 use super::Ceiling;
@@ -12,7 +12,7 @@ use crate::admin::Admin;
 use crate::config::{AdminAddress, CertificateError};
 use crate::hub::batch::{Batch, Stamp};
 use crate::metrics::{Metrics, NO_ROUTE, RouteMetrics};
-use crate::net::mailbox::Mail;
+use crate::net::mailbox::{Mail, post_to_all};
 use crate::net::worker::{Endpoints, Shared};
 use crate::proto::{Frame, Message};
 use crate::state::State;
@@ -144,8 +144,7 @@ impl Remote {
         self.shared.published_outside.fetch_add(1, Ordering::Relaxed);
         let batch = Batch::single(Frame::message(message), self.shared.deflate.is_some(), stamp);
         for mailbox in &self.shared.mailboxes {
-            mailbox.add_backlog(batch.wire_len());
-            mailbox.post(Mail::Publish { topic: Arc::clone(&topic), batch: batch.clone() });
+            mailbox.publish(Arc::clone(&topic), batch.clone());
         }
     }
 
@@ -156,10 +155,9 @@ impl Remote {
     /// A file cannot be used; the old certificates stay, all of them.
     pub fn reload_certificates(&self) -> Result<bool, CertificateError> {
         let Some(certificates) = &self.shared.certificates else { return Ok(false) };
+        let certificates = certificates.lock().unwrap_or_else(PoisonError::into_inner);
         let config = certificates.load()?;
-        for mailbox in &self.shared.mailboxes {
-            mailbox.post(Mail::Certificates(config.clone()));
-        }
+        post_to_all(&self.shared.mailboxes, &certificates, || Mail::Certificates(config.clone()));
         Ok(true)
     }
 

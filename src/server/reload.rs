@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::start::check_settings;
 use super::{Remote, StartError};
 use crate::config::Config;
-use crate::net::mailbox::Mail;
+use crate::net::mailbox::{Mail, post_to_all};
 use crate::net::worker::Settings;
 
 /// What came of a [`Remote::reload`], by the names of the settings as flags have them.
@@ -63,10 +63,7 @@ impl Remote {
         present.origins = new.origins;
         let settings =
             Arc::new(Settings { limits: present.limits.clone(), origins: present.origins.clone() });
-        drop(present);
-        for mailbox in &self.shared.mailboxes {
-            mailbox.post(Mail::Settings(Arc::clone(&settings)));
-        }
+        post_to_all(&self.shared.mailboxes, &present, || Mail::Settings(Arc::clone(&settings)));
         Ok(reloaded)
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -22,11 +22,13 @@ use crate::net::fdtable;
 use crate::net::listener;
 use crate::net::mailbox::Mailbox;
 use crate::net::pace::Pace;
+use crate::net::seats::Seats;
 use crate::net::tls::{Certificates, ServerConfig};
 use crate::net::worker::{Endpoints, Shared, Worker};
 use crate::proto::CloseCode;
 use crate::route::Router;
 use crate::state::State;
+use crate::sync::Mutex;
 
 /// What a worker's thread says while it starts.
 enum Report {
@@ -53,7 +55,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     let (certificates, tls) = load(&config)?;
     let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
     let mut shared = share(&config, router, pages, listeners).map_err(StartError::System)?;
-    shared.certificates = certificates;
+    shared.certificates = certificates.map(Mutex::new);
     let shared = Arc::new(shared);
 
     // Every thread first parts with the common table; only then are addresses bound, so that no table has a
@@ -69,7 +71,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     drop(report);
     let private = (0..config.threads).filter(|_| matches!(reports.recv(), Ok(Report::Table(true)))).count();
     let ceiling = Ceiling::new(&config, private, descriptors);
-    shared.connections_max.store(ceiling.connections, Ordering::Relaxed);
+    shared.seats.provide(ceiling.connections);
 
     // Dropping `goes` on an error lets the threads end.
     let (mut addresses, reserved) = reserve(&config)?;
@@ -128,8 +130,7 @@ fn share(
         drain: config.drain,
         state: Arc::default(),
         drained: AtomicUsize::new(0),
-        connections: AtomicUsize::new(0),
-        connections_max: AtomicUsize::new(0),
+        seats: Seats::new(),
         started: Instant::now(),
         published_outside: AtomicU64::new(0),
         thread_ids: (0..config.threads).map(|_| AtomicU32::new(0)).collect(),

@@ -1,7 +1,6 @@
 //! From a listener's queue to a connection of this worker.
 
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
 
 use mio::net::TcpStream;
 use mio::{Interest, Token};
@@ -91,26 +90,18 @@ impl Worker {
             self.core.metrics.refused_memory.add(1);
             return turn_away(stream, secure, &full());
         }
-        if !self.take_place() {
+        if self.slots.len() >= self.table_max || !self.shared.seats.take() {
             self.core.metrics.refused_full.add(1);
             return turn_away(stream, secure, &full());
         }
         match self.core.quotas.claim(peer) {
             Some(client) => self.admit(stream, client, secure),
             None => {
-                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                self.shared.seats.leave();
                 self.core.metrics.refused_address.add(1);
                 turn_away(stream, secure, &too_many());
             }
         }
-    }
-
-    /// Takes a place below the ceiling, if there is one: look and take in one step, because all workers do.
-    fn take_place(&self) -> bool {
-        let max = self.shared.connections_max.load(Ordering::Relaxed);
-        let taken = |held: usize| (held < max).then_some(held + 1);
-        self.slots.len() < self.table_max
-            && self.shared.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     fn admit(&mut self, socket: TcpStream, client: Client, secure: bool) {
@@ -129,7 +120,7 @@ impl Worker {
         let mut entry = match made {
             Ok(entry) => entry,
             Err(error) => {
-                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                self.shared.seats.leave();
                 self.core.quotas.forgo(client);
                 self.core.metrics.accept_errors.add(1);
                 warn!(worker = self.index, %error, "cannot register a connection");

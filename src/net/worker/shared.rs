@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use crate::config::{Config, Deflate, Drain, Limits, Origins, Proxies, RouteOptions};
@@ -14,9 +14,11 @@ use crate::metrics::{Drops, WorkerMetrics};
 use crate::net::addresses::Addresses;
 use crate::net::mailbox::{Mail, Mailbox};
 use crate::net::pace::Pace;
+use crate::net::seats::Seats;
 use crate::net::tls::Certificates;
 use crate::route::Router;
 use crate::state::{SharedState, State};
+use crate::sync::Mutex;
 
 /// What all workers of a server share.
 pub(crate) struct Shared {
@@ -45,11 +47,9 @@ pub(crate) struct Shared {
     /// Whether the log says that there were too many.
     pub(crate) memory_warned: AtomicBool,
     /// Where certificates come from, if there is a listener that needs them.
-    pub(crate) certificates: Option<Certificates>,
-    /// Connections held by all workers.
-    pub(crate) connections: AtomicUsize,
-    /// Connections that all workers together may hold.
-    pub(crate) connections_max: AtomicUsize,
+    pub(crate) certificates: Option<Mutex<Certificates>>,
+    /// Connections that all workers together hold, and may hold.
+    pub(crate) seats: Seats,
     /// When the server started: the zero of every worker's time.
     pub(crate) started: Instant,
     /// Messages published by threads that are no workers.
