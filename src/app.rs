@@ -124,8 +124,14 @@ impl<'a> Context<'a> {
         self.orders.reply_messages += 1;
     }
 
-    /// Sends a message to all members of a topic, on every worker. Each member gets one sender's messages in
-    /// the order in which they were published.
+    /// Sends a message to all members of a topic, on every worker. Each member gets what one sender published to a
+    /// topic in the order in which it was published. Between topics that holds from one turn of the loop to the next:
+    /// what a sender publishes in the same turn goes out topic by topic.
+    ///
+    /// Members are those that there are when the message comes to their worker, which for other workers is a moment
+    /// later; replies do not wait for it. So whoever is told that it is a member misses nothing that is published
+    /// because of that, and may still get what was published just before; whoever has left may miss that, and gets
+    /// nothing more.
     pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Message<'m>>) {
         self.orders.publish(topic, &message.into(), false);
     }
@@ -136,13 +142,14 @@ impl<'a> Context<'a> {
     }
 
     /// Makes this connection a member of a topic, when the callback has returned: it gets what is published from then
-    /// on. A topic exists while it has members.
+    /// on, and perhaps what was just before ([`publish`](Self::publish)). A topic exists while it has members.
     pub fn subscribe(&mut self, topic: &str) {
         let topic = self.orders.keep(topic.as_bytes());
         self.orders.list.push(Order::Subscribe(topic));
     }
 
-    /// Ends a membership.
+    /// Ends a membership, when the callback has returned: nothing of the topic is sent to this connection any more, not
+    /// even what was published just before and has not come to its turn.
     pub fn unsubscribe(&mut self, topic: &str) {
         let topic = self.orders.keep(topic.as_bytes());
         self.orders.list.push(Order::Unsubscribe(topic));
