@@ -125,6 +125,34 @@ mod tests {
         assert_eq!(slots.get_mut(new), Some(&mut "new"), "an old key frees nobody either");
     }
 
+    /// Connections come and go as in a server: in each turn some end, some come, and the events of all that ever were
+    /// may still be on their way.
+    #[test]
+    fn whoever_comes_and_goes_no_key_reaches_another() {
+        let mut slots = Slots::new();
+        let (mut all, mut live) = (Vec::new(), Vec::new());
+        for turn in 0..200_usize {
+            for _ in 0..turn % 7 {
+                let key = slots.insert(all.len());
+                assert!(!all.contains(&key), "{key:?} was somebody else's");
+                live.push(all.len());
+                all.push(key);
+            }
+            let leaving: Vec<usize> = live.extract_if(.., |number| (*number + turn) % 3 == 0).collect();
+            for &number in &leaving {
+                slots.retire(Key::from_token(all[number].token()));
+                assert_eq!(slots.get_mut(all[number]), Some(&mut { number }), "there until the turn ends");
+            }
+            slots.sweep();
+            for (number, &key) in all.iter().enumerate() {
+                let reached = slots.get_mut(Key::from_token(key.token())).copied();
+                assert_eq!(reached, live.contains(&number).then_some(number), "turn {turn}");
+            }
+        }
+        let slots_used = all.iter().map(|key| key.slot).max().expect("some") as usize + 1;
+        assert!(all.len() > 5 * slots_used, "{} connections in {slots_used} slots", all.len());
+    }
+
     #[test]
     fn tokens_carry_keys_and_generation_zero_is_free() {
         let key = Key { slot: 7, generation: u32::MAX };

@@ -186,6 +186,11 @@ impl Client {
         std::thread::spawn(move || stream.write_all(&bytes).expect("the server reads"))
     }
 
+    /// Where it is, as the server sees it.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.stream.local_addr().expect("connected")
+    }
+
     pub(crate) fn flush(&mut self) {
         self.stream.flush().expect("the server reads");
     }
