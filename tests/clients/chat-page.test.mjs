@@ -47,7 +47,8 @@ async function program(wsd) {
   return peer;
 }
 
-const state = (page, name) => page.locator(`#status[data-state=${name}]`).waitFor({ timeout: 20_000 });
+// The page itself waits for up to 30 seconds between two tries.
+const state = (page, name) => page.locator(`#status[data-state=${name}]`).waitFor({ timeout: 45_000 });
 
 async function say(page, text) {
   await page.fill('#message', text);
@@ -419,27 +420,27 @@ test('what was not confirmed is sent again, under the same id; what was refused 
   const { browser, url } = await serve(t);
   const page = await newPage(browser);
   const received = [];
-  let answer = (socket) => socket.close({ code: 1011 });
+  // To each message the next one, so that it does not matter when the page is looked at.
+  const echo = (socket, text) => socket.send(text);
+  const answers = [(socket) => socket.close({ code: 1011 }), echo, (socket) => socket.close({ code: 1009 })];
   await page.routeWebSocket('**/chat', (socket) => {
     socket.onMessage((text) => {
       const value = JSON.parse(text);
       if (value.type !== 'chat') return;
-      received.push(value);
-      answer(socket, text);
+      answers[received.push(value) - 1](socket, text);
     });
   });
+  // The shortest waits between two tries.
+  await page.addInitScript(() => (Math.random = () => 0));
   await page.goto(url);
   await page.fill('#name', 'Ann');
   await page.click('#enter');
   await state(page, 'online');
   await say(page, 'swallowed at first');
-  await page.locator('#bar').waitFor();
-  answer = (socket, text) => socket.send(text);
   await delivered(page).waitFor();
   assert.equal(received.length, 2);
   assert.deepEqual(received[0], received[1]);
 
-  answer = (socket) => socket.close({ code: 1009 });
   await say(page, 'too much');
   const failed = page.locator('.msg[data-state=failed]');
   await failed.getByText('The server refused it (1009).').waitFor();
