@@ -10,9 +10,15 @@ const TICK_MS: u64 = 128;
 /// 512 ticks: 65 seconds. What is further away is looked at then, and put back.
 const SPOKES: u64 = 512;
 
+/// Keys that an emptied spoke may keep room for.
+const KEPT_KEYS: usize = 64;
+
 #[derive(Debug)]
 pub(crate) struct Wheel {
     spokes: Vec<Vec<Key>>,
+    /// The room of spokes that were emptied, for the next that get keys. Left where it is it would be missing there for
+    /// a whole turn of the wheel, and more would be made for the others.
+    spare: Vec<Vec<Key>>,
     /// The next tick to be handled.
     tick: u64,
     /// No spoke before this tick has anything in it: `next` is asked each turn, and must not search each time.
@@ -22,14 +28,19 @@ pub(crate) struct Wheel {
 
 impl Wheel {
     pub(crate) fn new() -> Self {
-        Self { spokes: (0..SPOKES).map(|_| Vec::new()).collect(), tick: 0, first: 0, len: 0 }
+        let spokes = (0..SPOKES).map(|_| Vec::new()).collect();
+        Self { spokes, spare: Vec::new(), tick: 0, first: 0, len: 0 }
     }
 
     /// Puts a key in for `at`, and returns when it will really come out: up to a tick later, or earlier where
     /// `at` is beyond the wheel.
     pub(crate) fn insert(&mut self, key: Key, at: Millis) -> Millis {
         let tick = at.0.div_ceil(TICK_MS).clamp(self.tick, self.tick + SPOKES - 1);
-        self.spokes[(tick % SPOKES) as usize].push(key);
+        let spoke = &mut self.spokes[(tick % SPOKES) as usize];
+        if spoke.capacity() == 0 {
+            *spoke = self.spare.pop().unwrap_or_default();
+        }
+        spoke.push(key);
         self.first = if self.len == 0 { tick } else { self.first.min(tick) };
         self.len += 1;
         Millis(tick * TICK_MS)
@@ -51,8 +62,9 @@ impl Wheel {
             let spoke = &mut self.spokes[(tick % SPOKES) as usize];
             self.len -= spoke.len();
             due.append(spoke);
-            if spoke.capacity() > 64 {
-                spoke.shrink_to(64);
+            let room = std::mem::take(spoke);
+            if (1..=KEPT_KEYS).contains(&room.capacity()) {
+                self.spare.push(room);
             }
         }
         self.tick = last + 1;
@@ -103,6 +115,24 @@ mod tests {
             assert_eq!(due(&mut wheel, out.0), [1]);
             assert_eq!((wheel.next(), wheel.len()), (None, 0));
         }
+    }
+
+    #[test]
+    fn room_goes_where_keys_come() {
+        let mut wheel = Wheel::new();
+        // Three turns of the wheel; of ten spokes at a time each has a key in it.
+        for tick in 0..3 * SPOKES {
+            wheel.insert(key(tick as u32), Millis((tick + 10) * TICK_MS));
+            due(&mut wheel, tick * TICK_MS);
+        }
+        let rooms = |wheel: &Wheel| wheel.spokes.iter().filter(|spoke| spoke.capacity() > 0).count();
+        assert!(rooms(&wheel) + wheel.spare.len() <= 11, "{} and {}", rooms(&wheel), wheel.spare.len());
+        // What was large is not kept.
+        let at = Millis(4 * SPOKES * TICK_MS);
+        (0..=KEPT_KEYS as u32).for_each(|slot| _ = wheel.insert(key(slot), at));
+        due(&mut wheel, at.0);
+        assert!(wheel.spare.len() <= 11 && rooms(&wheel) == 0);
+        assert!(wheel.spare.iter().all(|room| room.capacity() <= KEPT_KEYS));
     }
 
     #[test]
