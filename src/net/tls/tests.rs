@@ -16,8 +16,8 @@ use crate::conn::{Flushed, Outbox};
 use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
 use crate::net::stream::Input;
-use crate::proto::Frame;
-use crate::proto::frame::Piece;
+use crate::proto::frame::{Piece, own_header};
+use crate::proto::{Frame, OpCode, frame};
 
 const READ_BYTES: usize = 64 * 1024;
 
@@ -381,6 +381,60 @@ proptest! {
         }
         prop_assert_eq!(heard, sent);
         prop_assert_eq!((pair.books.queued_bytes.get(), pair.books.queue_memory_unshared.get()), (0, 0));
+    }
+
+    /// Whatever is dropped of a queue, and whenever, what the peer gets is whole frames in their order.
+    #[test]
+    fn what_is_dropped_is_dropped_whole(
+        steps in proptest::collection::vec((0usize..8, 0usize..4, any::<proptest::sample::Index>()), 1..25),
+    ) {
+        let mut pair = Pair::connected(true);
+        let metrics = WorkerMetrics::default();
+        let mut outbox = Outbox::new(Millis(0));
+        let mut number = 0u32;
+        for (what, kind, index) in steps {
+            match what {
+                // One large frame, about as long as what is encrypted at once; or many small ones, side by side.
+                0..3 => {
+                    let (count, len) = match kind {
+                        0 => (1, ENCRYPT_BYTES - 12 + index.index(16)),
+                        1 => (1, index.index(200)),
+                        // 217 of these are one byte less than what is encrypted at once.
+                        2 => (1 + index.index(300) as u32, 143),
+                        _ => (1 + index.index(20) as u32, index.index(1_000)),
+                    };
+                    let mut bytes = Vec::new();
+                    for _ in 0..count {
+                        let payload = [&number.to_be_bytes()[..], &vec![0; len]].concat();
+                        frame::encode(&mut bytes, OpCode::Binary, &payload, None);
+                        number += 1;
+                    }
+                    outbox.publish(Piece::whole(Frame::from_encoded(&bytes), count), &metrics);
+                }
+                3 => drop(outbox.drop_published(None, &metrics)),
+                4 => drop(outbox.drop_oldest(index.index(50_000) as u32, None, &metrics)),
+                _ => {
+                    pair.far.room = Some(index.index(20_000));
+                    let mut writer = Writer(&mut pair.server, &mut pair.far);
+                    let _ = outbox.flush(Millis(1), &mut writer, &metrics).expect("no error");
+                }
+            }
+        }
+        outbox.push(Piece::whole(Frame::message("the end"), 1), &metrics);
+        pair.far.room = None;
+        let mut writer = Writer(&mut pair.server, &mut pair.far);
+        while outbox.flush(Millis(2), &mut writer, &metrics).expect("no error") == Flushed::Blocked {}
+        let heard = pair.heard();
+        let (mut rest, mut next) = (heard.as_slice(), 0);
+        while let Some((header, used)) = own_header(rest).filter(|(header, _)| header.opcode == OpCode::Binary) {
+            let payload = &rest[used..used + header.payload_len as usize];
+            let number = u32::from_be_bytes(*payload.first_chunk().expect("it has a number"));
+            assert!(number >= next, "{number} instead of {next} or later");
+            next = number + 1;
+            rest = &rest[used + payload.len()..];
+        }
+        prop_assert_eq!(rest, b"\x81\x07the end");
+        prop_assert_eq!((metrics.queued.get(), metrics.queued_bytes.get()), (0, 0));
     }
 
     /// Whatever comes in place of a handshake or of records, cut anywhere: an error or nothing, but no panic, no
