@@ -349,7 +349,7 @@ impl Worker {
             for &slot in &receivers {
                 let core = &mut self.core;
                 let Some((key, entry)) = self.slots.at(slot) else { continue };
-                let rules = &core.rules[usize::from(entry.app)];
+                let rules = &core.rules[entry.route];
                 let delivered = entry.deliver(slot, &batch, core.now, rules, &core.metrics, &mut core.bench);
                 if delivered != Delivered::Taken {
                     self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));

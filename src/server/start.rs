@@ -146,6 +146,9 @@ fn check_but_for_certificates(builder: &Builder) -> Result<(), StartError> {
     if let Some(error) = &builder.invalid {
         return Err(StartError::Route(error.clone()));
     }
+    for pattern in builder.config.route_limits.keys() {
+        builder.router.check_name(pattern).map_err(StartError::Route)?;
+    }
     check_settings(&builder.config, &builder.listeners)
 }
 
@@ -193,9 +196,9 @@ fn open_admin(address: Option<AdminAddress>, view: View) -> Result<Option<Admin>
     bound.serve(view).map(Some).map_err(StartError::System)
 }
 
-/// A place for what one worker drops on each route; never empty, for connections that have none yet.
+/// A place for what one worker drops on each route, and last for connections that have none yet.
 fn drops_of(router: &Router) -> Vec<Arc<Drops>> {
-    (0..router.options().len().max(1)).map(|_| Arc::default()).collect()
+    (0..=router.none()).map(|_| Arc::default()).collect()
 }
 
 /// Reads the certificates, if there is to be TLS: what is wrong with them is said before anything is bound.

@@ -15,7 +15,7 @@ use crate::net::addresses::Addresses;
 use crate::net::mailbox::{Mail, Mailbox};
 use crate::net::pace::Pace;
 use crate::net::tls::Certificates;
-use crate::route::Router;
+use crate::route::{ByRoute, Router};
 use crate::state::{SharedState, State};
 
 /// What all workers of a server share.
@@ -68,8 +68,7 @@ impl Shared {
 
     /// What workers are told to keep to.
     pub(in crate::net) fn settings(&self) -> Settings {
-        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        Settings { limits: config.limits.clone(), origins: config.origins.clone() }
+        Settings::of(&self.config.lock().unwrap_or_else(PoisonError::into_inner), &self.router)
     }
 
     /// Tells every worker to stop.
@@ -80,20 +79,31 @@ impl Shared {
         }
     }
 
-    /// By route: what happens to those who do not keep up. Never empty, for connections that have no route yet.
-    pub(in crate::net) fn queue_rules(&self, worker: u16, limits: &Limits) -> Vec<QueueRules> {
-        let options = self.router.options().iter().cloned().chain(std::iter::repeat(RouteOptions::default()));
-        let drops = self.drops[usize::from(worker)].iter();
-        let rules = |(drops, options)| QueueRules::new(limits, &options, Arc::clone(drops));
-        drops.zip(options).map(rules).collect()
+    /// What happens to those who do not keep up.
+    pub(in crate::net) fn queue_rules(&self, worker: u16, limits: &ByRoute<Limits>) -> ByRoute<QueueRules> {
+        let none = RouteOptions::default();
+        let options = self.router.options().iter().chain([&none]);
+        let each = limits.as_slice().iter().zip(options).zip(&self.drops[usize::from(worker)]);
+        each.map(|((limits, options), drops)| QueueRules::new(limits, options, Arc::clone(drops))).collect()
     }
 }
 
 /// The settings that may change while the server runs.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    pub(crate) limits: Limits,
+    /// Those of no route are the server's.
+    pub(crate) limits: ByRoute<Limits>,
     pub(crate) origins: Origins,
+}
+
+impl Settings {
+    /// What is asked for, with what is different on each of these routes.
+    pub(crate) fn of(config: &Config, router: &Router) -> Self {
+        let own = |route| config.route_limits.get(route).map(|own| own.over(&config.limits));
+        let server = || config.limits.clone();
+        let routes = router.names().iter().map(|route| own(route).unwrap_or_else(server));
+        Self { limits: routes.chain([server()]).collect(), origins: config.origins.clone() }
+    }
 }
 
 /// Where a server listens.
