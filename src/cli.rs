@@ -9,6 +9,7 @@ mod tls;
 mod tools;
 mod values;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ pub(crate) use tls::certificate_line;
 use tools::Tool;
 use values::{Admin, admin_address, host_and_port, network, origin};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink};
-use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies, Server, StartError};
+use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies};
+use wsd::{RouteLimits, Server, StartError};
 
 /// A WebSocket server for connection scale.
 ///
@@ -207,8 +209,9 @@ impl Cli {
     /// Reads everything again. What the server itself does not know of, and needs a restart, is named here.
     fn rereader(&self) -> impl FnMut() -> Result<Config, String> + Send + 'static {
         let unseen = |cli: &Self| {
+            let routes: Vec<_> = cli.routes.iter().map(RouteFlags::fixed).collect();
             [
-                ("routes", format!("{:?} {:?} {:?}", cli.routes, cli.app, cli.paths)),
+                ("routes", format!("{routes:?} {:?} {:?}", cli.app, cli.paths)),
                 ("log", format!("{:?} {:?}", cli.log, cli.log_format)),
             ]
         };
@@ -254,6 +257,12 @@ impl Cli {
         }
     }
 
+    /// Of the routes that have any.
+    fn route_limits(&self) -> BTreeMap<String, RouteLimits> {
+        let own = self.routes.iter().map(|route| (route.path.clone(), route.limits.0.clone()));
+        own.filter(|(_, limits)| *limits != RouteLimits::default()).collect()
+    }
+
     fn config(&self) -> Config {
         let limits = &self.limits;
         let mut config = Config {
@@ -268,6 +277,7 @@ impl Cli {
             tables: DescriptorTables::PerWorker,
             queue_total: limits.queue_total,
             limits: limits.limits(),
+            route_limits: self.route_limits(),
             origins: self.origins(),
             deflate: self.deflate.config(),
             admin: self.admin.clone().and_then(|admin| admin.0),
