@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use common::{CLOSE, Client, PING, PONG, Running, TEXT};
-use common::{calm, close, fragments, ping, pong, text};
+use common::{calm, close, fragments, ping, pong, text, wait_until};
 use wsd::{App, CloseCode, Config, Context, Limits, Message, RouteLimits, Server, StartError};
 
 /// Echoes, closes for who says `bye`, and sends everyone what is published to their path.
@@ -422,4 +422,60 @@ fn limits_of_a_route_that_there_is_not_are_refused() {
     let wrong = builder.route_limits("/rooms/a", RouteLimits::default());
     let error = wrong.check().expect_err("it is no route");
     assert!(matches!(error, StartError::Route(_)) && error.to_string().contains("`/rooms/a`"), "{error}");
+}
+
+// --- the ledger of each route ---
+
+/// Everyone is in one topic, whatever the path, and who says anything says it to all.
+struct Common;
+
+impl App for Common {
+    fn on_open(&mut self, cx: &mut Context<'_>) {
+        cx.subscribe("all");
+        cx.send("welcome");
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_>, message: Message<'_>) {
+        cx.publish("all", message);
+    }
+}
+
+#[test]
+fn members_of_one_topic_are_in_the_ledgers_of_their_routes() {
+    const MESSAGES: usize = 50;
+    for threads in [1, 4] {
+        let builder = Server::builder().threads(threads).limits(roomy());
+        let routes = builder.route(OWN, || Common).route(PLAIN, || Common).route("/nobody", || Common);
+        let server = Running::start(routes);
+        // Side by side in the topic: each worker changes from one to the other all the time.
+        let mut members: Vec<_> =
+            (0..30).map(|number| server.open(if number % 3 == 0 { OWN } else { PLAIN })).collect();
+        // Two that leave while there is something for them, one of them with much of it in its queue.
+        let stuck = Client::open_small(server.address, OWN);
+        let leaver = server.open(PLAIN);
+        members.iter_mut().for_each(|member| member.assert_text("welcome"));
+        let long = "x".repeat(16 * 1024);
+        for number in 0..MESSAGES {
+            members[number % 30].send(text(&long));
+            members.iter_mut().for_each(|member| member.assert_text(&long));
+        }
+        let due = |members: usize| (members * (1 + MESSAGES)) as u64;
+        wait_until("the ledgers say what was due", || {
+            let routes = server.route_metrics();
+            [routes[0].due, routes[1].due, routes[2].due] == [due(10 + 1), due(20 + 1), 0]
+        });
+        server.wait_for_routes();
+        let routes = server.route_metrics();
+        assert!(routes[0].queued > 0 && routes[1].delivered >= due(20), "{routes:#?}");
+        leaver.reset();
+        members[0].send(text("?").repeat(10));
+        stuck.reset();
+        members.iter_mut().for_each(|member| (0..10).for_each(|_| member.assert_text("?")));
+        server.wait("both are gone", |metrics| metrics.connections == 30);
+        server.wait_for_routes();
+        let routes = server.route_metrics();
+        assert!(routes[0].dropped_closed > 0 && routes[0].queued == 0, "{routes:#?}");
+        members.into_iter().for_each(Client::close);
+        server.finish();
+    }
 }

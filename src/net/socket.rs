@@ -17,7 +17,7 @@ use crate::conn::{Cause, QueueRules, Received, Step};
 use crate::http::Page;
 use crate::hub::Hub;
 use crate::id::{ConnId, Micros, Millis};
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Entered, WorkerMetrics};
 use crate::proto::handshake::Response;
 use crate::proto::{Close, CloseCode, Status};
 use crate::route::{ByRoute, Router};
@@ -45,6 +45,8 @@ pub(super) struct Core {
     /// For connections whose TLS handshake is under way: what is different is how long they have.
     pub(super) tls_limits: Limits,
     pub(super) metrics: Arc<WorkerMetrics>,
+    /// How far they have been entered in those of routes.
+    entered: Entered,
     pub(super) router: Arc<Router>,
     pub(super) pages: Arc<[Page]>,
     pub(super) apps: Vec<Box<dyn App>>,
@@ -77,6 +79,7 @@ impl Core {
             turn_began: Micros(0),
             tls_limits: Limits { handshake_timeout: server.tls_timeout, ..server.clone() },
             metrics: Arc::clone(&shared.metrics[usize::from(worker)]),
+            entered: Entered::default(),
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
             apps: shared.router.apps(),
@@ -280,6 +283,17 @@ impl Core {
             self.metrics.route(entry.route).connections.sub(1);
         }
         debug!(id = %self.id(key), "gone");
+    }
+
+    /// Enters in the route's ledger what the worker's has gained since the last call, by connections of that route.
+    pub(super) fn enter(&mut self, route: u16) {
+        // Who leaves a topic misses what was published to it and not handed out yet.
+        let missed = self.hub.take_missed();
+        if missed > 0 {
+            self.metrics.due.add(missed);
+            self.metrics.dropped_closed.add(missed);
+        }
+        self.entered.enter(&self.metrics, &self.rules[route].ledger);
     }
 
     pub(super) fn id(&self, key: Key) -> ConnId {

@@ -16,7 +16,7 @@ use crate::admin::{self, Admin, View};
 use crate::config::{AdminAddress, Config, DescriptorTables, QueueTotal};
 use crate::http::Page;
 use crate::hub::audience::Audience;
-use crate::metrics::{Drops, WorkerMetrics};
+use crate::metrics::{RouteLedger, WorkerMetrics};
 use crate::net::addresses::Addresses;
 use crate::net::fdtable;
 use crate::net::listener;
@@ -25,7 +25,7 @@ use crate::net::pace::Pace;
 use crate::net::tls::{Certificates, ServerConfig};
 use crate::net::worker::{Endpoints, Shared, Worker};
 use crate::proto::CloseCode;
-use crate::route::Router;
+use crate::route::{ByRoute, Router};
 use crate::state::State;
 
 /// What a worker's thread says while it starts.
@@ -112,7 +112,7 @@ fn share(
         metrics: (0..config.threads)
             .map(|_| Arc::new(WorkerMetrics::with_routes(router.names().len())))
             .collect(),
-        drops: (0..config.threads).map(|_| drops_of(&router)).collect(),
+        ledgers: (0..config.threads).map(|_| ledgers_of(&router)).collect(),
         router: Arc::new(router),
         pages: pages.into(),
         config: Mutex::new(config.clone()),
@@ -196,8 +196,8 @@ fn open_admin(address: Option<AdminAddress>, view: View) -> Result<Option<Admin>
     bound.serve(view).map(Some).map_err(StartError::System)
 }
 
-/// A place for what one worker drops on each route, and last for connections that have none yet.
-fn drops_of(router: &Router) -> Vec<Arc<Drops>> {
+/// One worker's ledgers.
+fn ledgers_of(router: &Router) -> ByRoute<Arc<RouteLedger>> {
     (0..=router.none()).map(|_| Arc::default()).collect()
 }
 

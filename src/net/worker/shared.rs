@@ -10,7 +10,7 @@ use crate::conn::QueueRules;
 use crate::http::Page;
 use crate::hub::audience::Audience;
 use crate::id::Micros;
-use crate::metrics::{Drops, WorkerMetrics};
+use crate::metrics::{RouteLedger, RouteMetrics, WorkerMetrics};
 use crate::net::addresses::Addresses;
 use crate::net::mailbox::{Mail, Mailbox};
 use crate::net::pace::Pace;
@@ -23,8 +23,8 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) metrics: Vec<Arc<WorkerMetrics>>,
     pub(crate) audience: Arc<Audience>,
-    /// By worker and route: what was dropped.
-    pub(crate) drops: Vec<Vec<Arc<Drops>>>,
+    /// By worker.
+    pub(crate) ledgers: Vec<ByRoute<Arc<RouteLedger>>>,
     pub(crate) router: Arc<Router>,
     pub(crate) pages: Arc<[Page]>,
     /// What is in force. Workers have what they need of it as [`Settings`].
@@ -83,8 +83,16 @@ impl Shared {
     pub(in crate::net) fn queue_rules(&self, worker: u16, limits: &ByRoute<Limits>) -> ByRoute<QueueRules> {
         let none = RouteOptions::default();
         let options = self.router.options().iter().chain([&none]);
-        let each = limits.as_slice().iter().zip(options).zip(&self.drops[usize::from(worker)]);
-        each.map(|((limits, options), drops)| QueueRules::new(limits, options, Arc::clone(drops))).collect()
+        let ledgers = self.ledgers[usize::from(worker)].as_slice();
+        let each = limits.as_slice().iter().zip(options).zip(ledgers);
+        each.map(|((limits, options), ledger)| QueueRules::new(limits, options, Arc::clone(ledger))).collect()
+    }
+
+    /// The ledger of each route, on all workers, in the order in which the routes were added.
+    pub(crate) fn route_metrics(&self) -> Vec<RouteMetrics> {
+        let names = self.router.names().iter().zip(0..);
+        let of = |route: u16| self.ledgers.iter().map(move |worker| worker[route].as_ref());
+        names.map(|(name, route)| RouteMetrics::sum(name.clone(), of(route))).collect()
     }
 }
 
