@@ -216,6 +216,7 @@ impl Cli {
             ]
         };
         let before = unseen(self);
+        let mut in_force = self.route_limits();
         move || {
             let (cli, _, _) = Self::read(std::env::args_os().collect())?;
             for ((name, old), (_, new)) in before.iter().zip(unseen(&cli)) {
@@ -223,7 +224,12 @@ impl Cli {
                     tracing::warn!(settings = name, "settings that need a restart");
                 }
             }
-            Ok(cli.config())
+            let mut config = cli.config();
+            // A route that is gone from the file is served until the restart, as it was.
+            in_force.retain(|path, _| !cli.routes.iter().any(|route| route.path == *path));
+            config.route_limits.append(&mut in_force);
+            in_force.clone_from(&config.route_limits);
+            Ok(config)
         }
     }
 

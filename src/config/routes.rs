@@ -29,14 +29,14 @@ pub struct RouteOptions {
     pub gap_notice: Option<String>,
 }
 
-/// The limits that hold from the moment at which a connection's route is known. A new field of [`Limits`] is one for the
+/// The limits that hold from the moment at which a connection's route is known. A new field of [`Limits`] is for the
 /// whole server unless it stands here.
 macro_rules! route_limits {
     ($($name:ident: $kind:ty,)+) => {
         /// Limits that a route has of its own; where it has none, those of the server hold.
         ///
-        /// They hold from the opening of a WebSocket on. What a peer may cost before its request is read, which says for
-        /// which route it has come, is the same for all.
+        /// They hold from the opening of a WebSocket on. What a peer may cost before it has said for which route it has
+        /// come is the same for all.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
         pub struct RouteLimits {
             $(

@@ -65,10 +65,11 @@ impl Remote {
         present.route_limits = new.route_limits;
         present.origins = new.origins;
         let settings = Arc::new(Settings::of(&present, &self.shared.router));
-        drop(present);
+        // Before anybody else can look or reload: what is said to be in force has been sent to all, and is sent in order.
         for mailbox in &self.shared.mailboxes {
             mailbox.post(Mail::Settings(Arc::clone(&settings)));
         }
+        drop(present);
         Ok(reloaded)
     }
 }
