@@ -44,8 +44,8 @@ pub struct Limits {
     pub pong_timeout: Duration,
     /// From our Close, or the end of what we had to say, to the end of the connection.
     pub close_timeout: Duration,
-    /// A connection that is so old is closed with 1012, to connect again, perhaps elsewhere: at 90 to 100 % of it, so
-    /// that connections made together do not come back together. Zero: never.
+    /// A connection that has been open for so long is closed with 1012, to connect again, perhaps elsewhere: at 90 to
+    /// 100 % of it, so that connections made together do not come back together. Zero: never.
     pub max_age: Duration,
     /// Bytes that may wait for one connection. What would go over it closes the connection with 1013, or is dropped
     /// where its route says so ([`SlowPolicy`]); into an empty queue a frame is always taken, whatever its size.
@@ -253,7 +253,7 @@ pub struct Config {
     pub tables: DescriptorTables,
     /// What one peer may cost.
     pub limits: Limits,
-    /// What is different on a route, by its pattern as it was added.
+    /// Limits that are different on a route, by its pattern as it was added.
     pub route_limits: BTreeMap<String, RouteLimits>,
     /// Which web pages may connect.
     pub origins: Origins,

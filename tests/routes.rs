@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{CLOSE, Client, PING, PONG, Running, TEXT};
 use common::{calm, close, fragments, ping, pong, text, wait_until};
+use wsd::net::fdtable::raise_nofile;
 use wsd::{App, CloseCode, Config, Context, Limits, Message, RouteLimits, Server, StartError};
 
 /// Echoes, closes for who says `bye`, and sends everyone what is published to their path.
@@ -478,4 +479,36 @@ fn members_of_one_topic_are_in_the_ledgers_of_their_routes() {
         members.into_iter().for_each(Client::close);
         server.finish();
     }
+}
+
+/// Who leaves while a message is on its way through a large room has missed it, and that is counted where it was.
+#[test]
+fn what_is_missed_by_those_who_leave_is_in_the_ledger_of_their_route() {
+    const STAY: usize = 400;
+    raise_nofile().expect("up to the maximum");
+    let builder = Server::builder().threads(1).limits(roomy());
+    let server = Running::start(builder.route(OWN, || Common).route(PLAIN, || Common));
+    let mut members = server.open_many(PLAIN, STAY);
+    members.iter_mut().for_each(|member| member.assert_text("welcome"));
+    let mut rounds = 0;
+    // More than one turn's share: a Close that comes right behind the message finds it under way, mostly.
+    wait_until("something was missed", || {
+        // The last one in the room, and its queue is empty.
+        let mut leaver = server.open(OWN);
+        leaver.assert_text("welcome");
+        members[0].send(text("?"));
+        leaver.send(close(1000, b""));
+        leaver.read_to_end();
+        drop(leaver);
+        rounds += 1;
+        members.iter_mut().for_each(|member| member.assert_text("?"));
+        server.wait("it is gone", |metrics| metrics.connections == STAY as u64);
+        server.wait_for_routes();
+        server.metrics().dropped_closed > 0
+    });
+    let routes = server.route_metrics();
+    assert_eq!((routes[0].dropped_closed, routes[1].dropped_closed), (server.metrics().dropped_closed, 0));
+    assert_eq!(routes[1].due, (STAY * (1 + rounds)) as u64);
+    members.into_iter().for_each(Client::close);
+    server.finish();
 }

@@ -62,7 +62,7 @@ ledger! {
 }
 
 /// How far a worker's ledger has been entered in those of its routes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Entered {
     due: u64,
     delivered: u64,
@@ -73,21 +73,19 @@ pub struct Entered {
 impl Entered {
     /// Enters what the worker's ledger has gained since the last call: all of it by the connections of one route.
     pub fn enter(&mut self, worker: &WorkerMetrics, route: &RouteLedger) {
-        let now = Self {
-            due: worker.due.get(),
-            delivered: worker.delivered.get(),
-            queued: worker.queued.get(),
-            dropped_closed: worker.dropped_closed.get(),
-        };
-        if now == *self {
-            return;
-        }
-        route.due.add(now.due.wrapping_sub(self.due));
-        route.delivered.add(now.delivered.wrapping_sub(self.delivered));
-        // A level: it may have sunk.
-        route.queued.add(now.queued.wrapping_sub(self.queued));
-        route.dropped_closed.add(now.dropped_closed.wrapping_sub(self.dropped_closed));
-        *self = now;
+        pass_on(&mut self.due, &worker.due, &route.due);
+        pass_on(&mut self.delivered, &worker.delivered, &route.delivered);
+        pass_on(&mut self.queued, &worker.queued, &route.queued);
+        pass_on(&mut self.dropped_closed, &worker.dropped_closed, &route.dropped_closed);
+    }
+}
+
+/// Adds what one counter has gained to another; a level may have sunk.
+fn pass_on(last: &mut u64, from: &Counter, to: &Counter) {
+    let now = from.get();
+    if now != *last {
+        to.add(now.wrapping_sub(*last));
+        *last = now;
     }
 }
 

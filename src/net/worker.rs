@@ -364,8 +364,8 @@ impl Worker {
                     self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
                 }
             }
+            self.core.enter(route);
         }
-        self.core.enter(route);
         self.receivers = receivers;
         self.shared.mailboxes[own].sub_backlog(self.core.hub.take_finished_bytes());
     }

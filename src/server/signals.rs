@@ -67,9 +67,9 @@ fn reload_settings(server: &Remote, source: &mut Source) {
     let reloaded = (source.0)().and_then(|config| server.reload(&config).map_err(|error| error.to_string()));
     match reloaded {
         Ok(Reloaded { changed, waiting }) => {
-            info!(changed = changed.join(" "), "settings reloaded");
+            info!(changed = changed.join(", "), "settings reloaded");
             if !waiting.is_empty() {
-                warn!(settings = waiting.join(" "), "settings that need a restart");
+                warn!(settings = waiting.join(", "), "settings that need a restart");
             }
         }
         Err(error) => error!(error, "settings not reloaded: the old ones stay"),
