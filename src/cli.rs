@@ -10,6 +10,7 @@ mod tls;
 mod tools;
 mod values;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ use tools::Tool;
 use values::{Admin, admin_address, host_and_port, network, origin};
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink};
 use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies};
-use wsd::{Reloaded, Remote, Server, StartError};
+use wsd::{Reloaded, Remote, RouteLimits, Server, StartError};
 
 /// A WebSocket server for connection scale.
 ///
@@ -191,15 +192,25 @@ impl Cli {
         Ok(self.add_routes(builder))
     }
 
-    /// Reads everything again. Of the log and the routes the server itself does not know.
+    /// Reads everything again. Of the log and the routes' apps the server itself does not know.
     fn reloader(&self, mut log: Log) -> impl FnMut(&Remote) -> Result<Reloaded, String> + Send + 'static {
-        let routes = |cli: &Self| format!("{:?} {:?} {:?}", cli.routes, cli.app, cli.paths);
-        let present = routes(self);
+        let fixed = |cli: &Self| {
+            let routes: Vec<_> = cli.routes.iter().map(RouteFlags::fixed).collect();
+            format!("{routes:?} {:?} {:?}", cli.app, cli.paths)
+        };
+        let present = fixed(self);
+        let mut in_force = self.route_limits();
         move |server| {
             let (cli, _, _) = Self::read(std::env::args_os().collect())?;
-            let mut reloaded = server.reload(&cli.config()).map_err(|error| error.to_string())?;
+            let mut config = cli.config();
+            // A route that is gone from the file is served until the restart, as it was.
+            let mut gone = in_force.clone();
+            gone.retain(|path, _| !cli.routes.iter().any(|route| route.path == *path));
+            config.route_limits.append(&mut gone);
+            let mut reloaded = server.reload(&config).map_err(|error| error.to_string())?;
+            in_force = config.route_limits;
             reloaded.changed.extend(log.change(cli.log));
-            if routes(&cli) != present {
+            if fixed(&cli) != present {
                 reloaded.waiting.push("routes".to_owned());
             }
             Ok(reloaded)
@@ -236,6 +247,12 @@ impl Cli {
         }
     }
 
+    /// Of the routes that have any.
+    fn route_limits(&self) -> BTreeMap<String, RouteLimits> {
+        let own = self.routes.iter().map(|route| (route.path.clone(), route.limits.0.clone()));
+        own.filter(|(_, limits)| *limits != RouteLimits::default()).collect()
+    }
+
     fn config(&self) -> Config {
         let limits = &self.limits;
         let mut config = Config {
@@ -250,6 +267,7 @@ impl Cli {
             tables: DescriptorTables::PerWorker,
             queue_total: limits.queue_total,
             limits: limits.limits(),
+            route_limits: self.route_limits(),
             origins: self.origins(),
             deflate: self.deflate.config(),
             admin: self.admin.clone().and_then(|admin| admin.0),

@@ -1,12 +1,16 @@
 //! Every number a user may turn, its default, and what it costs.
 
+mod routes;
+
 // `core::net` has addresses; sockets are in `std::net`.
 use core::net::IpAddr;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+pub use routes::{RouteLimits, RouteOptions, SlowPolicy};
 use serde::Serialize;
 
 /// What one peer may cost. Each is a flag of the program (`--max-message` and so on).
@@ -40,8 +44,8 @@ pub struct Limits {
     pub pong_timeout: Duration,
     /// From our Close, or the end of what we had to say, to the end of the connection.
     pub close_timeout: Duration,
-    /// A connection that is so old is closed with 1012, to connect again, perhaps elsewhere: at 90 to 100 % of it, so
-    /// that connections made together do not come back together. Zero: never.
+    /// A connection that has been open for so long is closed with 1012, to connect again, perhaps elsewhere: at 90 to
+    /// 100 % of it, so that connections made together do not come back together. Zero: never.
     pub max_age: Duration,
     /// Bytes that may wait for one connection. What would go over it closes the connection with 1013, or is dropped
     /// where its route says so ([`SlowPolicy`]); into an empty queue a frame is always taken, whatever its size.
@@ -78,29 +82,6 @@ impl Default for Limits {
             progress_timeout: Duration::from_secs(10),
         }
     }
-}
-
-/// What happens when others send more to a connection than it takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-pub enum SlowPolicy {
-    /// The connection is closed with 1013: whoever reads, reads everything.
-    #[default]
-    Close,
-    /// What does not fit into the queue is dropped: the oldest messages are the ones that matter.
-    DropNewest,
-    /// The oldest messages in the queue make room: the newest ones matter.
-    DropOldest,
-    /// Only the newest message waits, whatever the limits: each one replaces those before it, as on a ticker.
-    Latest,
-}
-
-/// What is special about a route.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct RouteOptions {
-    /// What happens to those who do not keep up.
-    pub slow_policy: SlowPolicy,
-    /// A text that is sent once where messages were dropped, before the next one.
-    pub gap_notice: Option<String>,
 }
 
 /// What all queues together may hold in memory.
@@ -272,6 +253,8 @@ pub struct Config {
     pub tables: DescriptorTables,
     /// What one peer may cost.
     pub limits: Limits,
+    /// Limits that are different on a route, by its pattern as it was added.
+    pub route_limits: BTreeMap<String, RouteLimits>,
     /// Which web pages may connect.
     pub origins: Origins,
     /// Compression; `None` declines every offer.
@@ -296,6 +279,7 @@ impl Default for Config {
             queue_total: QueueTotal::Percent(25),
             tables: DescriptorTables::Shared,
             limits: Limits::default(),
+            route_limits: BTreeMap::new(),
             origins: Origins::default(),
             deflate: None,
             admin: None,

@@ -85,7 +85,7 @@ mod models;
 pub use app::{Admission, App, Context};
 pub use config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins, Proxies};
 pub use config::{CertificateError, CertificateFiles, Tls};
-pub use config::{QueueTotal, RouteOptions, SlowPolicy};
+pub use config::{QueueTotal, RouteLimits, RouteOptions, SlowPolicy};
 pub use http::Page;
 pub use id::ConnId;
 pub use metrics::{Metrics, RouteMetrics};

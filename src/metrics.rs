@@ -35,7 +35,7 @@ impl Counter {
 
 mod routes;
 
-pub use routes::{Drops, RouteMetrics};
+pub use routes::{Entered, RouteLedger, RouteMetrics};
 
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {

@@ -1,10 +1,14 @@
 //! Which app a path belongs to.
 
 use std::fmt;
+use std::ops::Index;
 use std::sync::Arc;
 
 use crate::app::App;
 use crate::config::RouteOptions;
+
+/// Routes have numbers of 16 bits; one of those left stands for none yet, and one for what is no connection's.
+const ROUTES_MAX: usize = u16::MAX as usize - 1;
 
 /// Makes one app value for each worker, on the worker's own thread.
 pub(crate) type Factory = Arc<dyn Fn() -> Box<dyn App> + Send + Sync>;
@@ -17,6 +21,31 @@ pub(crate) struct Router {
     names: Vec<String>,
     factories: Vec<Factory>,
     options: Vec<RouteOptions>,
+}
+
+/// Something of each route, by number, and last of connections that have none yet.
+#[derive(Clone, Debug)]
+pub(crate) struct ByRoute<T>(Box<[T]>);
+
+impl<T> ByRoute<T> {
+    /// Those of all routes, and of none.
+    pub(crate) fn as_slice(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T> FromIterator<T> for ByRoute<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(each: I) -> Self {
+        Self(each.into_iter().collect())
+    }
+}
+
+impl<T> Index<u16> for ByRoute<T> {
+    type Output = T;
+
+    fn index(&self, route: u16) -> &T {
+        &self.0[usize::from(route)]
+    }
 }
 
 /// A path as it stands, or with `{name}` for any one segment that is not empty, or `*` as the last segment for
@@ -53,6 +82,9 @@ impl Router {
     ) -> Result<(), InvalidRoute> {
         let name = pattern.to_owned();
         let pattern = Pattern::parse(pattern)?;
+        if self.names.len() >= ROUTES_MAX {
+            return Err(InvalidRoute(format!("there can be at most {ROUTES_MAX} routes")));
+        }
         if self.patterns.contains(&pattern) {
             return Err(InvalidRoute(format!("route {pattern} stands twice")));
         }
@@ -68,6 +100,19 @@ impl Router {
         let literal = self.patterns.iter().position(|pattern| pattern.is_literal() && pattern.matches(path));
         let found = literal.or_else(|| self.patterns.iter().position(|pattern| pattern.matches(path)));
         found.map(|index| index as u16)
+    }
+
+    /// The number of connections that have no route yet.
+    pub(crate) fn none(&self) -> u16 {
+        self.names.len() as u16
+    }
+
+    /// Whether there is a route that was written so.
+    pub(crate) fn check_name(&self, name: &str) -> Result<(), InvalidRoute> {
+        let known = self.names.iter().any(|known| known == name);
+        known
+            .then_some(())
+            .ok_or_else(|| InvalidRoute(format!("there are limits for `{name}`, which is no route")))
     }
 
     /// What is special about each route, by index.
@@ -193,5 +238,13 @@ mod tests {
         }
         let mut router = router(&["/a"]);
         assert!(router.add("/a", RouteOptions::default(), Arc::new(|| Box::new(Nothing))).is_err());
+    }
+
+    #[test]
+    fn a_connection_without_a_route_has_a_number_of_its_own() {
+        let router = router(&["/a", "/rooms/{room}"]);
+        assert_eq!((router.none(), router.find("/nope")), (2, None));
+        assert!(router.check_name("/rooms/{room}").is_ok());
+        assert!(router.check_name("/rooms/a").is_err_and(|error| error.to_string().contains("`/rooms/a`")));
     }
 }

@@ -160,6 +160,7 @@ fn the_ledger_balances_in_the_metrics() {
     server.wait("the batches are with the one who reads nothing, too", |metrics| {
         metrics.due == (MEMBERS * MESSAGES) as u64
     });
+    server.wait_for_routes();
     let due = (MEMBERS * MESSAGES) as f64;
     let scrape = Scrape::of(admin);
     let balance = |scrape: &Scrape| {
@@ -170,6 +171,12 @@ fn the_ledger_balances_in_the_metrics() {
     assert_eq!(scrape.value(r#"wsd_messages_published_total{route="/rooms/{room}"}"#), MESSAGES as f64);
     assert_eq!(scrape.value(r#"wsd_messages_received_total{route="/rooms/{room}"}"#), MESSAGES as f64);
     assert_eq!((scrape.value("wsd_messages_due_total"), balance(&scrape)), (due, due));
+    let of_route = |scrape: &Scrape| {
+        ["due_total", "delivered_total", "queued"]
+            .map(|what| scrape.value(&format!("wsd_route_messages_{what}{{route=\"/rooms/{{room}}\"}}")))
+    };
+    let delivered = scrape.value("wsd_messages_delivered_total");
+    assert_eq!(of_route(&scrape), [due, delivered, due - delivered]);
     assert!(scrape.value("wsd_messages_queued") > 0.0 && scrape.value("wsd_queued_bytes") > 0.0);
     assert_eq!(scrape.sum("wsd_queued_connections"), 1.0);
     assert_eq!(scrape.sum("wsd_connections"), MEMBERS as f64);
@@ -181,10 +188,14 @@ fn the_ledger_balances_in_the_metrics() {
     server.remote().publish("/rooms/a", "from outside");
     members.iter_mut().for_each(|member| member.assert_text("from outside"));
     server.wait("all of it is counted", |metrics| metrics.delivered + metrics.dropped_closed == metrics.due);
+    server.wait_for_routes();
     let scrape = Scrape::of(admin);
     let due = due + (MEMBERS - 1) as f64;
     assert_eq!((scrape.value("wsd_messages_due_total"), balance(&scrape)), (due, due));
     assert_eq!(scrape.value(r#"wsd_messages_dropped_total{reason="closed"}"#), queued);
+    assert_eq!(of_route(&scrape), [due, due - queued, 0.0]);
+    let dropped = scrape.value(r#"wsd_route_messages_dropped_total{route="/rooms/{room}",reason="closed"}"#);
+    assert_eq!(dropped, queued);
     assert_eq!(scrape.value(r#"wsd_messages_published_total{route="outside"}"#), 1.0);
     assert_eq!(scrape.value(r#"wsd_connections_closed_total{reason="lost"}"#), 1.0);
     members.into_iter().for_each(Client::close);

@@ -7,9 +7,11 @@ mod common;
 use std::path::PathBuf;
 use std::process::Output;
 
+use common::admin::get;
 use common::program::{Program, run, wsd};
 use common::{Client, request, text};
 use rustix::process::Signal;
+use serde_json::Value;
 
 /// A file that is gone with the test.
 struct File(PathBuf);
@@ -116,6 +118,12 @@ fn check_config_says_what_is_wrong_on_one_line() {
         ("[[route]]\npath = \"a\"", "does not start with /"),
         ("[[route]]\napp = \"echo\"", "needs a `path`"),
         ("[[route]]\npath = \"/\"\ngap-notice = \"x\"", "--slow-policy"),
+        ("[[route]]\npath = \"/\"\nmax-mesage = 1", "did you mean `max-message`?"),
+        (
+            "[[route]]\npath = \"/\"\n\nqueue-soft-time = \"0\"",
+            ":4: invalid value '0' for '--queue-soft-time",
+        ),
+        ("[[route]]\npath = \"/\"\nmax-head = \"1KiB\"", ":3: `max-head` is a setting of the whole server"),
         ("proxy-protocol = true", "--trusted-proxy"),
         ("drain-timeout = \"1s\"", "--drain-timeout"),
         ("tls-cert = [\"/nowhere/cert.pem\"]", "--tls-key"),
@@ -196,6 +204,66 @@ fn sighup_takes_up_what_it_can_and_names_what_it_cannot() {
     for part in ["max-message", "settings that need a restart", "backlog"] {
         assert!(log.contains(part), "no `{part}` in: {log}");
     }
+}
+
+/// What `/config` says of limits.
+fn limits_in_force(program: &Program) -> (Value, Value) {
+    let mut answer: Value = serde_json::from_str(&get(program.admin(), "/config").body).expect("JSON");
+    let config = &mut answer["config"];
+    (config["limits"]["max_message"].take(), config["route_limits"].take())
+}
+
+#[test]
+fn sighup_takes_up_limits_of_routes_over_those_of_the_server() {
+    let base = "listen = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nthreads = 1\n";
+    let route = |path: &str, rest: &str| format!("[[route]]\npath = \"{path}\"\napp = \"echo\"\n{rest}\n");
+    let content = |server: u32, small: &str| {
+        let slow = route("/slow", "ping-interval = \"1m\"\nqueue-hard = \"1MiB\"");
+        format!("{base}max-message = {server}\n{}{slow}{}", route("/small", small), route("/plain", ""))
+    };
+    let restart = "settings that need a restart";
+    let file = File::new("route-limits", &content(100, "max-message = 10"));
+    let program = Program::start(wsd(&["--config", file.path(), "--log", "info"]));
+    let slow = serde_json::json!({ "ping_interval": "60s", "queue_hard": 1024 * 1024 });
+    let small = |bytes: u32| serde_json::json!({ "/slow": slow, "/small": { "max_message": bytes } });
+    assert_eq!(limits_in_force(&program), (100.into(), small(10)));
+    let mut clients = ["/small", "/plain"].map(|path| program.open(path));
+    let mut take = |small: usize, plain: usize| {
+        for (path, client, most) in [("/small", 0, small), ("/plain", 1, plain)] {
+            clients[client].send(text("x".repeat(most)));
+            clients[client].assert_text(&"x".repeat(most));
+            let mut over = program.open(path);
+            over.send(text("x".repeat(most + 1)));
+            over.assert_fails_with(1009);
+        }
+    };
+    take(10, 100);
+    let reload = |content: String, expected: (Value, Value)| {
+        std::fs::write(file.path(), content).expect("writable");
+        program.signal(Signal::HUP);
+        common::wait_until("it is in force", || limits_in_force(&program) == expected);
+        // The answer of a worker, which has read its mail.
+        assert_eq!(get(program.admin(), "/connections").status, 200);
+    };
+    reload(content(200, "max-message = 10"), (200.into(), small(10)));
+    take(10, 200);
+    reload(content(200, "max-message = 300"), (200.into(), small(300)));
+    take(300, 200);
+    reload(content(200, ""), (200.into(), serde_json::json!({ "/slow": slow })));
+    take(200, 200);
+    reload(content(150, "max-message = 20"), (150.into(), small(20)));
+    take(20, 150);
+    // Routes that go, and those that come, wait for a restart.
+    let other = format!("{base}max-message = 160\n{}", route("/more", "max-message = 7"));
+    reload(other, (160.into(), small(20)));
+    take(20, 160);
+
+    program.signal(Signal::INT);
+    let log = String::from_utf8(program.output().stderr).expect("UTF-8");
+    for part in ["max-message of /small", "settings=\"routes\"", "settings=\"max-message of /more\""] {
+        assert!(log.contains(part), "no `{part}` in: {log}");
+    }
+    assert_eq!(log.matches(restart).count(), 2, "{log}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::{PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::View;
@@ -203,20 +203,7 @@ fn by_route(view: &View, families: &mut Vec<Family>) {
         "Messages published to topics, by the publisher's route; `outside` is the process itself",
         published,
     ));
-    let dropped = inside().flat_map(|(number, name)| {
-        let drops = shared.drops.iter().map(move |worker| worker[usize::from(*number)].as_ref());
-        let sum = RouteMetrics::sum((*name).to_owned(), drops);
-        let labels = |counter: &str| {
-            let reason = counter.trim_start_matches("dropped_").to_owned();
-            vec![("route", (*name).to_owned()), ("reason", reason)]
-        };
-        sum.iter().map(|(counter, value)| (labels(counter), value as f64)).collect::<Vec<_>>()
-    });
-    families.push(counters(
-        "route_messages_dropped",
-        "Messages dropped because their receivers did not keep up, by the receiver's route and by reason",
-        dropped.collect(),
-    ));
+    ledger(view, families);
     let times =
         |number: u16| HistogramSum::of(shared.metrics.iter().map(|it| &it.route(number).fan_out_time));
     families.push(histograms(
@@ -224,6 +211,40 @@ fn by_route(view: &View, families: &mut Vec<Family>) {
         "From the turn in which a batch was published until a worker had handed it to its last member, by the \
          publisher's route",
         routes.iter().map(|(number, name)| (route(name), times(*number))).collect(),
+    ));
+}
+
+/// The ledger by the receivers' routes.
+fn ledger(view: &View, families: &mut Vec<Family>) {
+    let routes = view.shared.route_metrics();
+    let each = |value: &dyn Fn(&RouteMetrics) -> u64| -> Vec<(Labels, f64)> {
+        routes.iter().map(|it| (route(&it.route), value(it) as f64)).collect()
+    };
+    families.push(counters(
+        "route_messages_due",
+        "Messages due to connections, by the receiver's route",
+        each(&|it| it.due),
+    ));
+    families.push(counters(
+        "route_messages_delivered",
+        "Messages that the kernel took whole, by the receiver's route",
+        each(&|it| it.delivered),
+    ));
+    families.push(gauges(
+        "route_messages_queued",
+        "Messages that wait in a queue now, by the receiver's route",
+        each(&|it| it.queued),
+    ));
+    let dropped = routes.iter().flat_map(|it| {
+        it.iter().filter_map(|(counter, value)| {
+            let reason = counter.strip_prefix("dropped_")?.to_owned();
+            Some((vec![("route", it.route.clone()), ("reason", reason)], value as f64))
+        })
+    });
+    families.push(counters(
+        "route_messages_dropped",
+        "Messages that were due and will never be delivered, by the receiver's route and by reason",
+        dropped.collect(),
     ));
 }
 
@@ -299,7 +320,8 @@ fn server(view: &View, families: &mut Vec<Family>) {
         "Connections that all workers together may hold",
         vec![(vec![], shared.seats.max() as f64)],
     ));
-    let expiries = shared.certificates.iter().flat_map(|certificates| certificates.expiries());
+    let certificates = shared.certificates.as_ref().map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
+    let expiries = certificates.iter().flat_map(|certificates| certificates.expiries());
     let ends = expiries.map(|(file, end)| (vec![("file", file.display().to_string())], end.as_secs() as f64));
     families.push(gauges(
         "tls_certificate_expiry_timestamp_seconds",

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::{Arg, ArgAction, Command};
+use wsd::RouteLimits;
 
 use super::file::is_key;
 
@@ -33,12 +34,17 @@ const ROUTES: &str = r#"
 #
 # A file with routes serves those and no others; without any, there are /echo, /chat, /sink, /rooms/NAME and `app` on /.
 # A route has a path and the settings of its app; broadcasts reach those on the same path, or on all paths of a topic.
+"#;
 
+const EXAMPLE_ROUTES: &str = r#"
 #[[route]]
 #path = "/scores/{game}"
 #app = "broadcast"
 #greeting = '{"type":"welcome"}'
 #skip-sender = true
+#slow-policy = "latest"
+#max-message = "4KiB"
+#message-rate = 20
 
 #[[route]]
 #path = "/"
@@ -70,7 +76,18 @@ pub(super) fn file(command: &Command) -> String {
             }
         }
     }
-    out + ROUTES
+    out.push_str(ROUTES);
+    for line in
+        wrapped(&format!("It may have limits of its own, in the place of those above: {}.", own_limits()))
+    {
+        let _ = writeln!(out, "# {line}");
+    }
+    out + EXAMPLE_ROUTES
+}
+
+/// The limits that a route may have.
+fn own_limits() -> String {
+    RouteLimits::NAMES.join(", ").replace('_', "-")
 }
 
 fn default(argument: &Arg) -> Option<String> {
@@ -152,7 +169,7 @@ mod tests {
         let keys = command.get_arguments().filter(|argument| is_key(argument)).count();
         assert_eq!(
             text.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count(),
-            keys + 7
+            keys + 10
         );
         assert!(!text.contains(" = \"\"\n"), "a setting without a default has an example: {text}");
         RouteFlags::command().debug_assert();

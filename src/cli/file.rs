@@ -3,6 +3,7 @@
 //! A key is a flag without its dashes, and its value is read by the flag's own parser. So flags, environment and file
 //! know the same settings, in the same words, and a setting is described in one place.
 
+use std::fmt::Debug;
 use std::path::Path;
 
 use clap::builder::{OsStr, Resettable};
@@ -12,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::app::AppFlags;
+use super::limits::RouteLimitFlags;
 use super::one_line;
 
 /// Flags that are about this run, not about the server.
@@ -50,6 +52,16 @@ pub(super) struct RouteFlags {
     /// Broadcasts go to all paths of the same topic [default: each path has its own audience]
     #[arg(long, value_name = "NAME")]
     pub(super) topic: Option<String>,
+
+    #[command(flatten)]
+    pub(super) limits: RouteLimitFlags,
+}
+
+impl RouteFlags {
+    /// What of it a running server cannot take up.
+    pub(super) fn fixed(&self) -> impl Debug + '_ {
+        (&self.path, &self.app, &self.topic)
+    }
 }
 
 impl File {
@@ -76,7 +88,7 @@ impl File {
         let mut file = Self::default();
         for (key, value) in table.get_ref() {
             if key.get_ref() == ROUTE {
-                file.routes = routes(key.span().start, value)?;
+                file.routes = routes(key.span().start, value, &bare)?;
                 continue;
             }
             let (argument, values) = setting(&bare, key, value)?;
@@ -103,7 +115,12 @@ fn line_of(text: &str, at: usize) -> usize {
     text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1
 }
 
-fn routes(at: usize, value: &Spanned<DeValue<'_>>) -> Result<Vec<RouteFlags>, (usize, String)> {
+/// `server`: the command of all settings, to tell those that are no route's from those that are nothing.
+fn routes(
+    at: usize,
+    value: &Spanned<DeValue<'_>>,
+    server: &Command,
+) -> Result<Vec<RouteFlags>, (usize, String)> {
     let tables =
         || value.get_ref().as_array()?.iter().map(|it| Some((it.span(), it.get_ref().as_table()?))).collect();
     let tables: Option<Vec<_>> = tables();
@@ -113,6 +130,12 @@ fn routes(at: usize, value: &Spanned<DeValue<'_>>) -> Result<Vec<RouteFlags>, (u
     for (span, table) in tables {
         let mut arguments = vec![ROUTE.to_owned()];
         for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            if find(&command, name).is_none() && find(server, name).is_some() {
+                let whose =
+                    "is a setting of the whole server, not of a route: it stands above the first [[route]]";
+                return Err((key.span().start, format!("`{name}` {whose}")));
+            }
             let (argument, values) = setting(&command, key, value)?;
             check(&command, argument, &values).map_err(|what| (value.span().start, what))?;
             arguments.extend(typed(argument, &values));
@@ -133,6 +156,11 @@ pub(super) fn is_key(argument: &Arg) -> bool {
     argument.get_long().is_some_and(|name| !NO_KEYS.contains(&name))
 }
 
+/// The flag of this name.
+fn find<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
+    command.get_arguments().filter(|argument| is_key(argument)).find(|it| it.get_long() == Some(name))
+}
+
 /// The flag that a key stands for, and its values as one would type them.
 fn setting<'c>(
     command: &'c Command,
@@ -140,10 +168,10 @@ fn setting<'c>(
     value: &Spanned<DeValue<'_>>,
 ) -> Result<(&'c Arg, Vec<String>), (usize, String)> {
     let name = key.get_ref().as_ref();
-    let known = || command.get_arguments().filter(|argument| is_key(argument));
-    let Some(argument) = known().find(|argument| argument.get_long() == Some(name)) else {
+    let Some(argument) = find(command, name) else {
         let likeness = |argument: &&Arg| strsim::jaro_winkler(name, argument.get_long().unwrap_or_default());
-        let nearest = known().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let known = command.get_arguments().filter(|argument| is_key(argument));
+        let nearest = known.max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
         let nearest = nearest.filter(|argument| likeness(argument) >= LIKENESS).and_then(Arg::get_long);
         let meant = nearest.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
         return Err((key.span().start, format!("`{name}` is no setting{meant}")));
@@ -205,6 +233,8 @@ fn without_environment(command: Command) -> Command {
 
 #[cfg(test)]
 mod tests {
+    use wsd::RouteLimits;
+
     use super::*;
     use crate::cli::Cli;
 
@@ -217,6 +247,12 @@ mod tests {
         let command = read(text).expect("a sound file").apply(without_environment(Cli::command()));
         let matches = command.get_matches_from([&["wsd"], arguments].concat());
         Cli::from_arg_matches(&matches).expect("sound")
+    }
+
+    /// What a file alone makes of the program, routes included.
+    fn cli_of(text: &str) -> Cli {
+        let routes = read(text).expect("a sound file").routes;
+        Cli { routes, ..cli(text, &[]) }
     }
 
     #[test]
@@ -246,6 +282,21 @@ mod tests {
     }
 
     #[test]
+    fn a_route_may_have_each_limit_that_holds_once_it_is_known() {
+        for name in RouteLimits::NAMES {
+            let key = name.replace('_', "-");
+            let is_time = ["_timeout", "_interval", "_time", "_age"].iter().any(|unit| name.ends_with(unit));
+            let (value, read_as) = if is_time { ("\"7s\"", "7s") } else { ("7", "7") };
+            let text = format!("[[route]]\npath = \"/a\"\n{key} = {value}\n[[route]]\npath = \"/b\"\n");
+            let limits = cli_of(&text).config().route_limits;
+            assert_eq!(limits.keys().collect::<Vec<_>>(), ["/a"], "{key}");
+            let own = format!("{:?}", limits["/a"]);
+            assert!(own.contains(&format!("{name}: Some({read_as})")), "{key} in {own}");
+            assert_eq!(own.matches("Some").count(), 1, "{key} in {own}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_its_line_and_what_was_meant() {
         for (text, expected) in [
             ("max-mesage = 1", "1: `max-mesage` is no setting; did you mean `max-message`?"),
@@ -261,6 +312,21 @@ mod tests {
             ("\n[[route]]\napp = \"chat\"", "2: a route needs a `path`"),
             ("[[route]]\npath = \"/\"\napp = \"poker\"", "3: invalid value 'poker' for '--app <APP>'"),
             ("[[route]]\npth = \"/\"", "2: `pth` is no setting; did you mean `path`?"),
+            (
+                "[[route]]\npath = \"/\"\nmax-mesage = 1",
+                "3: `max-mesage` is no setting; did you mean `max-message`?",
+            ),
+            ("[[route]]\npath = \"/\"\nmax-fragments = 0", "3: invalid value '0' for '--max-fragments <N>'"),
+            ("[[route]]\npath = \"/\"\nmax-age = 1", "3: invalid value '1' for '--max-age <TIME>'"),
+            (
+                "[[route]]\nmax-head = 1\npath = \"/\"",
+                "2: `max-head` is a setting of the whole server, not of a route",
+            ),
+            (
+                "[[route]]\npath = \"/\"\nhandshake-timeout = \"1s\"",
+                "3: `handshake-timeout` is a setting of the whole",
+            ),
+            ("[[route]]\npath = \"/\"\nthreads = 1", "3: `threads` is a setting of the whole server"),
             ("threads = 1\nthreads = 2", "2: duplicate key"),
             ("threads = ", "1: "),
         ] {

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use clap::{ArgAction, ArgMatches, Args, Command};
-use wsd::{Config, Deflate, Limits, QueueTotal};
+use clap::builder::{OsStr, PossibleValuesParser, Resettable, TypedValueParser as _};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use wsd::{Config, Deflate, Limits, QueueTotal, RouteLimits};
 
 use super::values::{share, size, size_or_zero, time, time_or_zero};
 
@@ -110,6 +110,50 @@ pub(super) struct LimitFlags {
     /// A connection that takes nothing of what waits for it for so long is closed with 1013
     #[arg(long, value_name = "TIME", env = "WSD_PROGRESS_TIMEOUT", default_value = "10s", value_parser = time)]
     progress_timeout: Duration,
+}
+
+/// Limits of one route: those of [`LimitFlags`] that it may have, read in the same way, without their defaults.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RouteLimitFlags(pub(super) RouteLimits);
+
+impl Args for RouteLimitFlags {
+    fn augment_args(command: Command) -> Command {
+        let all = LimitFlags::augment_args(Command::new(LIMITS));
+        let own = all.get_arguments().filter(|flag| RouteLimits::NAMES.contains(&flag.get_id().as_str()));
+        let without_default = |flag: &Arg| flag.clone().default_value(Resettable::<OsStr>::Reset);
+        command.args(own.map(without_default))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for RouteLimitFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let number = |name: &str| matches.get_one::<u32>(name).copied();
+        let time = |name: &str| matches.get_one::<Duration>(name).copied();
+        Ok(Self(RouteLimits {
+            max_message: number("max_message"),
+            max_fragments: number("max_fragments"),
+            assembly_timeout: time("assembly_timeout"),
+            control_rate: number("control_rate"),
+            message_rate: number("message_rate"),
+            ping_interval: time("ping_interval"),
+            pong_timeout: time("pong_timeout"),
+            close_timeout: time("close_timeout"),
+            max_age: time("max_age"),
+            queue_hard: number("queue_hard"),
+            queue_soft: number("queue_soft"),
+            queue_soft_time: time("queue_soft_time"),
+            progress_timeout: time("progress_timeout"),
+        }))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// permessage-deflate, RFC 7692.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Cause, Conn, Ended, Outbox, Sent};
 use crate::config::{Limits, RouteOptions, SlowPolicy};
 use crate::id::Millis;
-use crate::metrics::{Counter, Drops, WorkerMetrics};
+use crate::metrics::{Counter, RouteLedger, WorkerMetrics};
 use crate::proto::frame::{Frame, Piece};
 use crate::proto::{Close, CloseCode};
 
@@ -25,19 +25,19 @@ pub struct QueueRules {
     pub policy: SlowPolicy,
     /// What is sent where messages were dropped.
     pub notice: Option<Frame>,
-    /// What this worker dropped on the route.
-    pub drops: Arc<Drops>,
+    /// The route's ledger on this worker.
+    pub ledger: Arc<RouteLedger>,
 }
 
 impl QueueRules {
     /// The rules for one route.
-    pub fn new(limits: &Limits, options: &RouteOptions, drops: Arc<Drops>) -> Self {
+    pub fn new(limits: &Limits, options: &RouteOptions, ledger: Arc<RouteLedger>) -> Self {
         Self {
             hard: limits.queue_hard.min(QUEUE_MAX),
             soft: limits.queue_soft,
             policy: options.slow_policy,
             notice: options.gap_notice.as_deref().map(Frame::message),
-            drops,
+            ledger,
         }
     }
 
@@ -63,7 +63,7 @@ impl Conn {
         metrics: &WorkerMetrics,
     ) -> Option<Ended> {
         let (dropped, ended) = self.cut(now, limits, "slow consumer", Cause::Slow, metrics);
-        count(dropped, &metrics.dropped_slow, &rules.drops.slow);
+        count(dropped, &metrics.dropped_slow, &rules.ledger.dropped_slow);
         ended
     }
 
@@ -85,12 +85,12 @@ impl Conn {
             let dropped = outbox.drop_published(rules.notice.as_ref(), metrics);
             outbox.judge(now, rules.soft);
             if dropped > 0 {
-                count(dropped, &metrics.dropped_shed, &rules.drops.shed);
+                count(dropped, &metrics.dropped_shed, &rules.ledger.dropped_shed);
                 return None;
             }
         }
         let (dropped, ended) = self.cut(now, limits, "server is short of memory", Cause::Shed, metrics);
-        count(dropped, &metrics.dropped_shed, &rules.drops.shed);
+        count(dropped, &metrics.dropped_shed, &rules.ledger.dropped_shed);
         ended
     }
 
@@ -125,14 +125,14 @@ impl Conn {
         let notice = rules.notice.as_ref();
         if is_open && rules.policy == SlowPolicy::DropNewest {
             let dropped = outbox.publish_fitting(pieces, limit, notice, metrics);
-            count(dropped, &metrics.dropped_newest, &rules.drops.newest);
+            count(dropped, &metrics.dropped_newest, &rules.ledger.dropped_newest);
             outbox.judge(now, rules.soft);
             return Sent::Accepted;
         }
         let added = pieces.iter().fold(0u32, |sum, piece| sum.saturating_add(piece.len()));
         if is_open && rules.policy == SlowPolicy::Close && outbox.bytes().saturating_add(added) > limit {
             let messages = pieces.iter().map(|piece| piece.messages).sum();
-            count(messages, &metrics.dropped_slow, &rules.drops.slow);
+            count(messages, &metrics.dropped_slow, &rules.ledger.dropped_slow);
             return Sent::Overflow;
         }
         for piece in pieces {
@@ -141,11 +141,11 @@ impl Conn {
         match rules.policy {
             SlowPolicy::DropOldest if is_open => {
                 let dropped = outbox.drop_oldest(limit, notice, metrics);
-                count(dropped, &metrics.dropped_oldest, &rules.drops.oldest);
+                count(dropped, &metrics.dropped_oldest, &rules.ledger.dropped_oldest);
             }
             SlowPolicy::Latest if is_open => {
                 let dropped = outbox.drop_oldest(0, notice, metrics);
-                count(dropped, &metrics.dropped_superseded, &rules.drops.superseded);
+                count(dropped, &metrics.dropped_superseded, &rules.ledger.dropped_superseded);
             }
             _ => {}
         }

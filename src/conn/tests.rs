@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::config::{Deflate, RouteOptions, SlowPolicy};
-use crate::metrics::{Drops, Metrics};
+use crate::metrics::{Metrics, RouteLedger};
 use crate::proto::frame::{Piece, encode_fragment};
 
 const KEY: [u8; 4] = [1, 2, 3, 4];
@@ -14,7 +14,7 @@ struct Bench {
     conn: Conn,
     limits: Limits,
     options: RouteOptions,
-    drops: Arc<Drops>,
+    ledger: Arc<RouteLedger>,
     metrics: WorkerMetrics,
     pool: Pool,
     now: Millis,
@@ -57,7 +57,7 @@ impl Bench {
             conn,
             limits,
             options: RouteOptions::default(),
-            drops: Arc::default(),
+            ledger: Arc::default(),
             metrics,
             pool,
             now: Millis(0),
@@ -121,7 +121,7 @@ impl Bench {
     }
 
     fn rules(&self) -> QueueRules {
-        QueueRules::new(&self.limits, &self.options, Arc::clone(&self.drops))
+        QueueRules::new(&self.limits, &self.options, Arc::clone(&self.ledger))
     }
 
     fn close(&mut self, close: &Close) {
@@ -514,7 +514,7 @@ fn drop_newest_takes_what_fits_and_says_once_what_is_missing() {
     bench.publish("ij");
     assert_eq!(bench.conn.queued_bytes(), 3 + 5 + 3);
     assert_eq!(bench.drained(), ["-", "a", "b", "c", "gap", "i", "gap"], "each gap once, the last at once");
-    assert_eq!((bench.metrics.dropped_newest.get(), bench.drops.newest.get()), (6, 6));
+    assert_eq!((bench.metrics.dropped_newest.get(), bench.ledger.dropped_newest.get()), (6, 6));
     assert_eq!(bench.metrics.gap_notices.get(), 2);
     bench.publish("k");
     assert_eq!(bench.drained(), ["k"]);
@@ -535,7 +535,7 @@ fn drop_oldest_makes_room_and_says_once_what_is_missing() {
     bench.publish("f");
     bench.publish("gh");
     assert_eq!(bench.drained(), ["-", "gap", "g", "h"]);
-    assert_eq!((bench.metrics.dropped_oldest.get(), bench.drops.oldest.get()), (6, 6));
+    assert_eq!((bench.metrics.dropped_oldest.get(), bench.ledger.dropped_oldest.get()), (6, 6));
     assert_eq!(bench.metrics.gap_notices.get(), 1);
 }
 
@@ -556,7 +556,7 @@ fn latest_keeps_one_message_whatever_the_limit() {
     bench.publish("e");
     assert_eq!(bench.conn.queued_bytes(), 2 + 5 + 3);
     assert_eq!(bench.drained(), ["-", "gap", "e"]);
-    assert_eq!((bench.metrics.dropped_superseded.get(), bench.drops.superseded.get()), (4, 4));
+    assert_eq!((bench.metrics.dropped_superseded.get(), bench.ledger.dropped_superseded.get()), (4, 4));
     assert_eq!(bench.metrics.gap_notices.get(), 1);
 }
 
@@ -696,7 +696,7 @@ fn a_queue_that_is_relieved_loses_what_others_sent_or_its_connection() {
     assert!(memory > 0);
     assert_eq!(bench.conn.relieve(bench.now, &bench.limits, &rules, &bench.metrics), None);
     assert!(bench.conn.is_open() && bench.conn.queue_memory() < memory);
-    assert_eq!((bench.metrics.dropped_shed.get(), bench.drops.shed.get()), (1, 1));
+    assert_eq!((bench.metrics.dropped_shed.get(), bench.ledger.dropped_shed.get()), (1, 1));
     // Nothing of what others sent is left: now it is the connection.
     let ended = bench.conn.relieve(bench.now, &bench.limits, &rules, &bench.metrics).expect("it was open");
     assert_eq!((ended.close.code, ended.cause), (CloseCode::TRY_AGAIN_LATER, Cause::Shed));
@@ -708,7 +708,7 @@ fn a_queue_that_is_relieved_loses_what_others_sent_or_its_connection() {
     let rules = bench.rules();
     assert!(bench.conn.relieve(bench.now, &bench.limits, &rules, &bench.metrics).is_some());
     assert_eq!(bench.drained(), ["-", "close 1013"]);
-    assert_eq!(bench.drops.shed.get(), 3);
+    assert_eq!(bench.ledger.dropped_shed.get(), 3);
 }
 
 #[test]

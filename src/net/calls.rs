@@ -22,7 +22,7 @@ impl Core {
     ) {
         let id = self.id(key);
         let Some(place) = entry.place.as_deref() else { return };
-        let app = &mut *self.apps[entry.app as usize];
+        let app = &mut *self.apps[entry.route as usize];
         let deflater = entry.conn.deflater(&mut self.bench.pool);
         let mut context = Context { id, place, orders: &mut self.orders, deflater };
         // The app is used again after a panic: its state is its own affair, as behind a mutex that is not poisoned.
@@ -52,8 +52,8 @@ impl Core {
             match order {
                 OrderRef::Publish { topic, frame, others_only } => {
                     self.metrics.published.add(1);
-                    self.metrics.route(entry.app).published.add(1);
-                    let stamp = Stamp { route: entry.app, at: self.turn_began };
+                    self.metrics.route(entry.route).published.add(1);
+                    let stamp = Stamp { route: entry.route, at: self.turn_began };
                     self.hub.publish(topic, frame, others_only.then_some(key.slot), stamp);
                 }
                 OrderRef::Subscribe(topic) if entry.conn.is_open() => {
@@ -74,7 +74,8 @@ impl Core {
     }
 
     pub(super) fn close(&mut self, key: Key, entry: &mut Entry, close: &Close) {
-        if let Some(ended) = entry.conn.close(self.now, close, &self.limits, &mut self.orders.reply) {
+        let limits = &self.limits[entry.route];
+        if let Some(ended) = entry.conn.close(self.now, close, limits, &mut self.orders.reply) {
             self.ended(key, entry, &ended);
         }
     }
@@ -83,7 +84,8 @@ impl Core {
     /// end together.
     pub(super) fn retire(&mut self, key: Key, entry: &mut Entry) {
         let close = Close::new(CloseCode::RESTART, "retry=0");
-        if let Some(ended) = entry.conn.close(self.now, &close, &self.limits, &mut self.orders.reply) {
+        let limits = &self.limits[entry.route];
+        if let Some(ended) = entry.conn.close(self.now, &close, limits, &mut self.orders.reply) {
             self.ended(key, entry, &Ended { cause: Cause::Aged, ..ended });
         }
     }

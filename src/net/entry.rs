@@ -32,7 +32,8 @@ pub(super) struct Entry {
         reason = "one word in every connection instead of three, for what is rare"
     )]
     pub(super) held: Option<Box<Vec<u8>>>,
-    pub(super) app: u16,
+    /// The number of its route, and with that of its app, its limits and its rules; that of none before its handshake.
+    pub(super) route: u16,
     /// The PROXY header that it must begin with is still to come.
     pub(super) proxied: bool,
     /// In seconds since the server started.
@@ -90,13 +91,13 @@ pub(super) enum After {
 }
 
 impl Entry {
-    pub(super) fn new(stream: Stream, conn: Conn, now: Millis) -> Self {
+    pub(super) fn new(stream: Stream, conn: Conn, route: u16, now: Millis) -> Self {
         Self {
             stream,
             conn,
             place: None,
             held: None,
-            app: 0,
+            route,
             proxied: false,
             accepted_at: u32::try_from(now.0 / 1000).unwrap_or(u32::MAX),
             unread: false,

@@ -17,7 +17,7 @@ use crate::proto::handshake::{Request, RequestError, Response, encode_accept, or
 impl Core {
     /// A whole request head: a page, a refusal, or the way to an app.
     pub(super) fn request(&mut self, key: Key, entry: &mut Entry, head: &[u8]) {
-        let request = match Request::parse(head, self.limits.max_headers as usize) {
+        let request = match Request::parse(head, self.limits[entry.route].max_headers as usize) {
             Ok(request) => request,
             Err(error) => return self.refuse(key, entry, head, error),
         };
@@ -33,7 +33,7 @@ impl Core {
         if self.stopping {
             return self.answer(entry, &Response::text(503, "the server is stopping\n"));
         }
-        let Some(app) = self.router.find(request.path()) else {
+        let Some(route) = self.router.find(request.path()) else {
             self.metrics.http_requests.add(1);
             return self.answer(entry, &Response::text(404, "no such route\n"));
         };
@@ -52,7 +52,7 @@ impl Core {
                 return self.answer(entry, &Response::text(403, "pages from this origin may not connect\n"));
             }
         }
-        let admitted = catch_unwind(AssertUnwindSafe(|| self.apps[app as usize].on_request(&request)));
+        let admitted = catch_unwind(AssertUnwindSafe(|| self.apps[usize::from(route)].on_request(&request)));
         let verdict = match admitted {
             Ok(admission) => admission.0,
             Err(_) => {
@@ -76,12 +76,12 @@ impl Core {
                     entry.conn.enable_deflate(agreed, &self.bench.pool);
                 }
                 entry.place = Some(self.places.enter(request.path(), subprotocol.as_deref()));
-                self.opened(key, entry, app);
+                self.opened(key, entry, route);
             }
         }
     }
 
-    fn opened(&mut self, key: Key, entry: &mut Entry, app: u16) {
+    fn opened(&mut self, key: Key, entry: &mut Entry, route: u16) {
         self.metrics.opened.add(1);
         // Asked of the kernel only where somebody listens: no connection keeps its peer's address.
         if tracing::enabled!(tracing::Level::DEBUG) {
@@ -89,9 +89,11 @@ impl Core {
             let path = entry.place.as_deref().map_or("", |place| &place.path);
             debug!(id = %self.id(key), path, peer, "open");
         }
-        entry.app = app;
-        self.metrics.route(app).connections.add(1);
-        entry.conn.open(self.now, &self.limits);
+        entry.route = route;
+        self.metrics.route(route).connections.add(1);
+        let limits = &self.limits[route];
+        entry.conn.open(self.now, limits);
+        self.quotas.open(key.slot, self.now, key.jitter(), limits);
         self.call(key, entry, |app, cx| app.on_open(cx));
         // Its turn to leave came before its request did. A browser would not show its page the reason of a refusal.
         if entry.leaving {
@@ -113,6 +115,6 @@ impl Core {
 
     fn answer(&mut self, entry: &mut Entry, response: &Response) {
         response.encode(&mut self.orders.reply);
-        entry.conn.finish(self.now, &self.limits);
+        entry.conn.finish(self.now, &self.limits[entry.route]);
     }
 }

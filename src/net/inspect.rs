@@ -129,7 +129,7 @@ fn row(key: Key, entry: &Entry, waits: Option<Duration>, now: Millis) -> Row {
         slot: key.slot,
         generation: key.generation,
         peer: entry.stream.peer_addr().ok(),
-        route: place.map(|_| entry.app),
+        route: place.map(|_| entry.route),
         path: place.map(|place| place.path.to_string()),
         subprotocol: place.and_then(|place| place.subprotocol.as_deref()).map(str::to_owned),
         phase: entry.conn.phase_name(),

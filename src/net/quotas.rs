@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::addresses::Addresses;
 use super::pace::Rate;
@@ -15,8 +14,6 @@ use crate::id::Millis;
 pub(super) struct Quotas {
     rows: Vec<Row>,
     is_on: bool,
-    max_age: Duration,
-    message_rate: Rate,
     proxies: Arc<Proxies>,
     addresses: Arc<Addresses>,
 }
@@ -45,26 +42,19 @@ pub(super) enum Client {
 const NOTHING: Row = Row { client: Client::Unasked, expires_at: Millis::NEVER, paid: 0 };
 
 impl Quotas {
-    pub(super) fn new(limits: &Limits, proxies: &Arc<Proxies>, addresses: &Arc<Addresses>) -> Self {
-        let is_on = !limits.max_age.is_zero()
-            || limits.message_rate > 0
-            || addresses.are_limited()
-            || !proxies.trusted.is_empty();
+    /// `limits`: of each route.
+    pub(super) fn new(limits: &[Limits], proxies: &Arc<Proxies>, addresses: &Arc<Addresses>) -> Self {
         Self {
             rows: Vec::new(),
-            is_on,
-            max_age: limits.max_age,
-            message_rate: Rate(limits.message_rate),
+            is_on: ask_for_rows(limits) || addresses.are_limited() || !proxies.trusted.is_empty(),
             proxies: Arc::clone(proxies),
             addresses: Arc::clone(addresses),
         }
     }
 
     /// Other limits, for connections that come from now on.
-    pub(super) fn renew(&mut self, limits: &Limits) {
-        self.max_age = limits.max_age;
-        self.message_rate = Rate(limits.message_rate);
-        self.is_on |= !limits.max_age.is_zero() || limits.message_rate > 0;
+    pub(super) fn renew(&mut self, limits: &[Limits]) {
+        self.is_on |= ask_for_rows(limits);
     }
 
     /// Whose a new connection is, with its place taken; `None` where the address has no place left.
@@ -78,20 +68,25 @@ impl Quotas {
         }
     }
 
-    /// Begins a connection's row. `jitter` spreads the ends of connections that began together.
-    pub(super) fn admit(&mut self, slot: u32, now: Millis, jitter: u8, client: Client) {
+    /// Begins a connection's row.
+    pub(super) fn admit(&mut self, slot: u32, client: Client) {
         if !self.is_on {
             return;
         }
-        let expires_at = if self.max_age.is_zero() {
-            Millis::NEVER
-        } else {
-            now.after(self.max_age.mul_f64(0.9 + 0.1 * f64::from(jitter) / 255.0))
-        };
         if self.rows.len() <= slot as usize {
             self.rows.resize(slot as usize + 1, NOTHING);
         }
-        self.rows[slot as usize] = Row { client, expires_at, paid: 0 };
+        self.rows[slot as usize] = Row { client, ..NOTHING };
+    }
+
+    /// The connection is open, and its age counts from now on. `jitter` spreads the ends of connections that began
+    /// together.
+    pub(super) fn open(&mut self, slot: u32, now: Millis, jitter: u8, limits: &Limits) {
+        if !limits.max_age.is_zero()
+            && let Some(row) = self.rows.get_mut(slot as usize)
+        {
+            row.expires_at = now.after(limits.max_age.mul_f64(0.9 + 0.1 * f64::from(jitter) / 255.0));
+        }
     }
 
     /// A connection is over: its address gets the place back.
@@ -129,12 +124,13 @@ impl Quotas {
     }
 
     /// Pays for a message. False where the connection's allowance is used up.
-    pub(super) fn pay(&mut self, slot: u32, now: Millis) -> bool {
-        if !self.message_rate.is_limited() {
+    pub(super) fn pay(&mut self, slot: u32, now: Millis, limits: &Limits) -> bool {
+        let rate = Rate(limits.message_rate);
+        if !rate.is_limited() {
             return true;
         }
         let Some(row) = self.rows.get_mut(slot as usize) else { return true };
-        self.message_rate.pay(row.paid, now).map(|paid| row.paid = paid).is_ok()
+        rate.pay(row.paid, now).map(|paid| row.paid = paid).is_ok()
     }
 
     pub(super) fn proxies(&self) -> &Proxies {
@@ -142,36 +138,54 @@ impl Quotas {
     }
 }
 
+/// Whether any of these limits is held with what a row keeps.
+fn ask_for_rows(limits: &[Limits]) -> bool {
+    limits.iter().any(|limits| !limits.max_age.is_zero() || limits.message_rate > 0)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
+    /// One route with these limits, and one with none.
     fn quotas(limits: &Limits, max_per_address: u32) -> Quotas {
-        Quotas::new(limits, &Arc::default(), &Arc::new(Addresses::new(max_per_address)))
+        let limits = [limits.clone(), Limits::default()];
+        Quotas::new(&limits, &Arc::default(), &Arc::new(Addresses::new(max_per_address)))
     }
 
     #[test]
     fn a_second_of_messages_at_once_and_then_the_rate() {
         for rate in [1, 3, 100, 5_000] {
-            let mut quotas = quotas(&Limits { message_rate: rate, ..Limits::default() }, 0);
-            quotas.admit(2, Millis(0), 0, Client::Unasked);
-            let at_once = (0..2 * rate).filter(|_| quotas.pay(2, Millis(10_000))).count();
+            let limits = Limits { message_rate: rate, ..Limits::default() };
+            let mut quotas = quotas(&limits, 0);
+            quotas.admit(2, Client::Unasked);
+            let mut pay = |slot, now| quotas.pay(slot, Millis(now), &limits);
+            let at_once = (0..2 * rate).filter(|_| pay(2, 10_000)).count();
             assert_eq!(at_once as u32, rate);
-            let second = (10_001..=11_000).map(|now| (0..50).filter(|_| quotas.pay(2, Millis(now))).count());
+            let second = (10_001..=11_000).map(|now| (0..50).filter(|_| pay(2, now)).count());
             assert_eq!(second.sum::<usize>() as u32, rate);
-            assert!(quotas.pay(7, Millis(0)), "nothing is known of it");
+            assert!(pay(7, 0), "nothing is known of it");
+            assert!(quotas.pay(2, Millis(10_000), &Limits::default()), "another route has no such limit");
         }
     }
 
     #[test]
     fn connections_that_began_together_do_not_end_together() {
-        let mut quotas = quotas(&Limits { max_age: Duration::from_secs(100), ..Limits::default() }, 0);
-        for (slot, jitter, ends) in [(0, 0, 90_000), (1, 255, 100_000), (2, 128, 95_019)] {
-            quotas.admit(slot, Millis(0), jitter, Client::Unasked);
+        let limits = Limits { max_age: Duration::from_secs(100), ..Limits::default() };
+        let mut quotas = quotas(&limits, 0);
+        for (slot, jitter, ends) in [(0, 0, 91_000), (1, 255, 101_000), (2, 128, 96_019)] {
+            quotas.admit(slot, Client::Unasked);
+            assert_eq!(quotas.expires_at(slot), Millis::NEVER, "it has no route yet");
+            quotas.open(slot, Millis(1_000), jitter, &limits);
             assert_eq!(quotas.expires_at(slot), Millis(ends));
         }
         quotas.bury(1);
         assert_eq!(quotas.expires_at(1), Millis::NEVER);
+        quotas.admit(1, Client::Unasked);
+        quotas.open(1, Millis(1_000), 0, &Limits::default());
+        assert_eq!(quotas.expires_at(1), Millis::NEVER, "another route has no such limit");
     }
 
     #[test]
@@ -179,14 +193,14 @@ mod tests {
         let peer: IpAddr = "192.0.2.1".parse().expect("an address");
         let mut on = quotas(&Limits::default(), 1);
         let client = on.claim(peer).expect("the first");
-        on.admit(0, Millis(0), 0, client);
+        on.admit(0, client);
         assert_eq!((client, on.claim(peer)), (Client::Known(peer), None));
         on.bury(0);
         on.bury(0);
         assert_eq!(on.claim(peer), Some(Client::Known(peer)));
 
         let mut off = quotas(&Limits::default(), 0);
-        off.admit(5, Millis(0), 0, Client::Unasked);
+        off.admit(5, Client::Unasked);
         assert_eq!((off.claim(peer), off.rows.len()), (Some(Client::Unasked), 0));
     }
 
@@ -195,10 +209,10 @@ mod tests {
         let (proxy, client): (IpAddr, IpAddr) =
             ("10.0.0.1".parse().expect("an address"), "192.0.2.1".parse().expect("an address"));
         let proxies = Proxies { trusted: vec!["10.0.0.0/8".parse().expect("a network")], protocol: false };
-        let mut quotas = Quotas::new(&Limits::default(), &Arc::new(proxies), &Arc::new(Addresses::new(1)));
+        let mut quotas = Quotas::new(&[Limits::default()], &Arc::new(proxies), &Arc::new(Addresses::new(1)));
         for slot in 0..3 {
             assert_eq!(quotas.claim(proxy), Some(Client::Awaited(proxy)));
-            quotas.admit(slot, Millis(0), 0, Client::Awaited(proxy));
+            quotas.admit(slot, Client::Awaited(proxy));
         }
         quotas.identify(0, Some(client));
         quotas.identify(1, Some(client));

@@ -50,7 +50,7 @@ impl Core {
         if entry.stream.tls().is_some_and(Tls::is_resumed) {
             self.metrics.tls_resumed.add(1);
         }
-        entry.conn = Conn::new(self.now, &self.limits, key.jitter());
+        entry.conn = Conn::new(self.now, &self.limits[entry.route], key.jitter());
         if !input.is_empty() {
             self.metrics.bytes_in.add(input.len() as u64);
             self.input(key, entry, input);
@@ -70,13 +70,13 @@ impl Core {
         }
         entry.stream.give_up_tls();
         Response::text(400, "this port speaks TLS: use https:// or wss://\n").encode(&mut self.orders.reply);
-        entry.conn.finish(self.now, &self.limits);
+        entry.conn.finish(self.now, &self.limits[entry.route]);
         self.settle(key, entry)
     }
 
     /// The deadline of a connection whose TLS handshake is under way may have passed.
     pub(super) fn secure_timeout(&mut self, entry: &Entry) -> After {
-        if self.now < entry.conn.deadline(&self.limits) {
+        if self.now < entry.conn.deadline(&self.limits[entry.route]) {
             return After::Wait;
         }
         self.metrics.tls_timed_out.add(1);

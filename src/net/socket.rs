@@ -17,10 +17,10 @@ use crate::conn::{Cause, QueueRules, Received, Step};
 use crate::http::Page;
 use crate::hub::Hub;
 use crate::id::{ConnId, Micros, Millis};
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Entered, WorkerMetrics};
 use crate::proto::handshake::Response;
 use crate::proto::{Close, CloseCode, Status};
-use crate::route::Router;
+use crate::route::{ByRoute, Router};
 use crate::state::SharedState;
 
 /// The worker's one read buffer, and with it what a connection may have read in one turn: a chatty peer starves
@@ -41,15 +41,17 @@ pub(super) struct Core {
     pub(super) now: Millis,
     /// The same moment, for what is measured.
     pub(super) turn_began: Micros,
-    pub(super) limits: Limits,
+    pub(super) limits: ByRoute<Limits>,
     /// For connections whose TLS handshake is under way: what is different is how long they have.
     pub(super) tls_limits: Limits,
     pub(super) metrics: Arc<WorkerMetrics>,
+    /// How far they have been entered in those of routes.
+    entered: Entered,
     pub(super) router: Arc<Router>,
     pub(super) pages: Arc<[Page]>,
     pub(super) apps: Vec<Box<dyn App>>,
-    /// By app: what happens to those who do not keep up.
-    pub(super) rules: Vec<QueueRules>,
+    /// What happens to those who do not keep up.
+    pub(super) rules: ByRoute<QueueRules>,
     pub(super) hub: Hub,
     pub(super) buffer: Box<[u8]>,
     pub(super) origins: Origins,
@@ -70,12 +72,14 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(worker: u16, shared: &Shared) -> Self {
         let Settings { limits, origins } = shared.settings();
+        let server = &limits[shared.router.none()];
         Self {
             worker,
             now: Millis(0),
             turn_began: Micros(0),
-            tls_limits: Limits { handshake_timeout: limits.tls_timeout, ..limits.clone() },
+            tls_limits: Limits { handshake_timeout: server.tls_timeout, ..server.clone() },
             metrics: Arc::clone(&shared.metrics[usize::from(worker)]),
+            entered: Entered::default(),
             router: Arc::clone(&shared.router),
             pages: Arc::clone(&shared.pages),
             apps: shared.router.apps(),
@@ -87,7 +91,7 @@ impl Core {
             deflate: shared.deflate,
             bench: Workbench::new(shared.deflate.unwrap_or_default()),
             places: Places::default(),
-            quotas: Quotas::new(&limits, &shared.proxies, &shared.addresses),
+            quotas: Quotas::new(limits.as_slice(), &shared.proxies, &shared.addresses),
             limits,
             drain: Farewell::new(&shared.drain),
             state: Arc::clone(&shared.state),
@@ -98,11 +102,11 @@ impl Core {
 
     /// Keeps to other settings from now on.
     pub(super) fn renew(&mut self, settings: &Settings, shared: &Shared) {
-        let limits = &settings.limits;
-        self.limits = limits.clone();
-        self.tls_limits = Limits { handshake_timeout: limits.tls_timeout, ..limits.clone() };
-        self.rules = shared.queue_rules(self.worker, limits);
-        self.quotas.renew(limits);
+        self.limits = settings.limits.clone();
+        let server = &self.limits[self.router.none()];
+        self.tls_limits = Limits { handshake_timeout: server.tls_timeout, ..server.clone() };
+        self.rules = shared.queue_rules(self.worker, &self.limits);
+        self.quotas.renew(self.limits.as_slice());
         self.origins = settings.origins.clone();
     }
 
@@ -118,7 +122,7 @@ impl Core {
         if entry.stream.is_handshaking() {
             return self.secure(key, entry);
         }
-        if entry.conn.pauses_reading(&self.limits) {
+        if entry.conn.pauses_reading(&self.limits[entry.route]) {
             return After::Wait;
         }
         if let Some(mut held) = entry.held.take() {
@@ -157,7 +161,7 @@ impl Core {
                         break After::Wait;
                     }
                     if !emptied {
-                        break if entry.conn.pauses_reading(&self.limits) {
+                        break if entry.conn.pauses_reading(&self.limits[entry.route]) {
                             After::Wait
                         } else {
                             After::Ready
@@ -183,12 +187,13 @@ impl Core {
             Err(_) => return self.broken(key, entry),
             Ok(()) => {}
         }
-        if entry.conn.flush(self.now, &mut entry.stream, &self.limits, &self.metrics).is_err() {
+        let limits = &self.limits[entry.route];
+        if entry.conn.flush(self.now, &mut entry.stream, limits, &self.metrics).is_err() {
             return self.broken(key, entry);
         }
         let after = self.settle(key, entry);
         let waits = entry.unread || entry.held.is_some();
-        let resumes = waits && !entry.listed && !entry.conn.pauses_reading(&self.limits);
+        let resumes = waits && !entry.listed && !entry.conn.pauses_reading(&self.limits[entry.route]);
         if after == After::Wait && resumes { After::Ready } else { after }
     }
 
@@ -198,11 +203,11 @@ impl Core {
             return self.secure_timeout(entry);
         }
         let handshaking = entry.conn.is_handshaking();
-        let rules = &self.rules[usize::from(entry.app)];
+        let (limits, rules) = (&self.limits[entry.route], &self.rules[entry.route]);
         if entry.conn.is_open() && self.quotas.expires_at(key.slot) <= self.now {
             self.retire(key, entry);
         } else if let Some(ended) =
-            entry.conn.handle_timeout(self.now, &self.limits, rules, &mut self.orders.reply, &self.metrics)
+            entry.conn.handle_timeout(self.now, limits, rules, &mut self.orders.reply, &self.metrics)
         {
             self.ended(key, entry, &ended);
         } else if handshaking && !entry.conn.is_handshaking() {
@@ -216,14 +221,14 @@ impl Core {
 
     /// When the connection wants to be looked at next, at the latest.
     pub(super) fn deadline(&self, key: Key, entry: &Entry) -> Millis {
-        let deadline = entry.conn.deadline(&self.limits);
+        let deadline = entry.conn.deadline(&self.limits[entry.route]);
         if entry.conn.is_open() { deadline.min(self.quotas.expires_at(key.slot)) } else { deadline }
     }
 
     /// All queues together hold too much memory, and this one much of it.
     pub(super) fn relieve(&mut self, key: Key, entry: &mut Entry) -> After {
-        let rules = &self.rules[usize::from(entry.app)];
-        if let Some(ended) = entry.conn.relieve(self.now, &self.limits, rules, &self.metrics) {
+        let (limits, rules) = (&self.limits[entry.route], &self.rules[entry.route]);
+        if let Some(ended) = entry.conn.relieve(self.now, limits, rules, &self.metrics) {
             self.ended(key, entry, &ended);
         }
         self.settle(key, entry)
@@ -237,7 +242,7 @@ impl Core {
         }
         if entry.conn.is_handshaking() {
             Response::text(503, "the server is stopping\n").encode(&mut self.orders.reply);
-            entry.conn.finish(self.now, &self.limits);
+            entry.conn.finish(self.now, &self.limits[entry.route]);
         } else {
             self.close(key, entry, &Close::new(CloseCode::GOING_AWAY, "server is stopping"));
         }
@@ -275,9 +280,20 @@ impl Core {
         self.metrics.connections.sub(1);
         if let Some(place) = entry.place.take() {
             self.places.leave(&place);
-            self.metrics.route(entry.app).connections.sub(1);
+            self.metrics.route(entry.route).connections.sub(1);
         }
         debug!(id = %self.id(key), "gone");
+    }
+
+    /// Enters in the route's ledger what the worker's has gained since the last call, by connections of that route.
+    pub(super) fn enter(&mut self, route: u16) {
+        // Who leaves a topic misses what was published to it and not handed out yet.
+        let missed = self.hub.take_missed();
+        if missed > 0 {
+            self.metrics.due.add(missed);
+            self.metrics.dropped_closed.add(missed);
+        }
+        self.entered.enter(&self.metrics, &self.rules[route].ledger);
     }
 
     pub(super) fn id(&self, key: Key) -> ConnId {
@@ -287,7 +303,7 @@ impl Core {
     pub(super) fn input(&mut self, key: Key, entry: &mut Entry, input: &mut [u8]) {
         let mut at = 0;
         if entry.conn.is_handshaking() {
-            match entry.conn.receive_head(input, &self.limits) {
+            match entry.conn.receive_head(input, &self.limits[entry.route]) {
                 Ok(Status::Partial) => return,
                 Ok(Status::Complete((head, used))) => {
                     at = used;
@@ -302,27 +318,28 @@ impl Core {
                 entry.held = Some(Box::new(input[at..].to_vec()));
                 return;
             }
+            let limits = &self.limits[entry.route];
             let (used, received) = entry.conn.receive(
                 self.now,
                 &mut input[at..],
-                &self.limits,
+                limits,
                 &mut self.bench.pool,
                 &mut self.orders.reply,
             );
             at += used;
             match received {
                 None => {}
-                Some(Received::Message(_)) if !self.quotas.pay(key.slot, self.now) => {
+                Some(Received::Message(_)) if !self.quotas.pay(key.slot, self.now, limits) => {
                     let close = Close::new(CloseCode::POLICY, "too many messages");
                     let out = &mut self.orders.reply;
-                    let ended = entry.conn.fail(self.now, close, Cause::Rate, &self.limits, out);
+                    let ended = entry.conn.fail(self.now, close, Cause::Rate, limits, out);
                     if let Some(ended) = ended {
                         self.ended(key, entry, &ended);
                     }
                 }
                 Some(Received::Message(message)) => {
                     self.metrics.messages_in.add(1);
-                    self.metrics.route(entry.app).messages_in.add(1);
+                    self.metrics.route(entry.route).messages_in.add(1);
                     if entry.conn.deflates() {
                         inflated += message.as_bytes().len();
                     }
@@ -335,8 +352,8 @@ impl Core {
     }
 
     fn shed(&mut self, key: Key, entry: &mut Entry) {
-        let rules = &self.rules[usize::from(entry.app)];
-        if let Some(ended) = entry.conn.shed(self.now, &self.limits, rules, &self.metrics) {
+        let (limits, rules) = (&self.limits[entry.route], &self.rules[entry.route]);
+        if let Some(ended) = entry.conn.shed(self.now, limits, rules, &self.metrics) {
             self.ended(key, entry, &ended);
         }
     }

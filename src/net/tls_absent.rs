@@ -40,11 +40,11 @@ impl Certificates {
         Err(io::Error::new(io::ErrorKind::Unsupported, "built without the feature `tls`"))
     }
 
-    pub(crate) fn load(&self) -> Result<ServerConfig, CertificateError> {
+    pub(crate) fn load(&mut self) -> Result<ServerConfig, CertificateError> {
         match self.0 {}
     }
 
-    pub(crate) fn expiries(&self) -> Vec<(PathBuf, Duration)> {
+    pub(crate) fn expiries(&self) -> &[(PathBuf, Duration)] {
         match self.0 {}
     }
 }

@@ -279,9 +279,13 @@ impl Worker {
         if entry.conn.is_gone() {
             return;
         }
-        match work(&mut self.core, key, entry) {
+        let after = work(&mut self.core, key, entry);
+        if after == After::Drop {
+            self.core.bury(key, entry);
+        }
+        self.core.enter(entry.route);
+        match after {
             After::Drop => {
-                self.core.bury(key, entry);
                 self.shared.seats.leave();
                 self.slots.retire(key);
                 return;
@@ -348,6 +352,7 @@ impl Worker {
         });
         let mut receivers = std::mem::take(&mut self.receivers);
         let mut left = self.share.deliveries();
+        let mut route = self.core.router.none();
         while left > 0
             && let Some(batch) = self.core.hub.next_deliveries(left, &mut receivers)
         {
@@ -355,20 +360,20 @@ impl Worker {
             for &slot in &receivers {
                 let core = &mut self.core;
                 let Some((key, entry)) = self.slots.at(slot) else { continue };
-                let rules = &core.rules[usize::from(entry.app)];
+                // The members of a topic are mostly on one route: it has what they were due all at once.
+                if entry.route != route {
+                    core.enter(std::mem::replace(&mut route, entry.route));
+                }
+                let rules = &core.rules[entry.route];
                 let delivered = entry.deliver(slot, &batch, core.now, rules, &core.metrics, &mut core.bench);
                 if delivered != Delivered::Taken {
                     self.attend(key, |core, key, entry| core.after_delivery(key, entry, delivered));
                 }
             }
+            self.core.enter(route);
         }
         self.receivers = receivers;
         self.shared.mailboxes[own].sub_backlog(self.core.hub.take_finished_bytes());
-        let missed = self.core.hub.take_missed();
-        if missed > 0 {
-            self.core.metrics.due.add(missed);
-            self.core.metrics.dropped_closed.add(missed);
-        }
     }
 
     fn expire_timers(&mut self) {

@@ -12,7 +12,7 @@ use super::{Handle, Reloaded, Remote, RunError, StartError};
 use crate::app::App;
 use crate::config::CertificateFiles;
 use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins};
-use crate::config::{QueueTotal, RouteOptions};
+use crate::config::{QueueTotal, RouteLimits, RouteOptions};
 use crate::http::Page;
 use crate::route::{InvalidRoute, Router};
 
@@ -121,6 +121,26 @@ impl Builder {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
+        self
+    }
+
+    /// What is different on the route that is added with this pattern, earlier or later. As all limits, these can be
+    /// [reloaded](crate::Remote::reload).
+    ///
+    /// ```
+    /// use wsd::apps::{Broadcast, Echo};
+    /// use wsd::{RouteLimits, Server};
+    ///
+    /// let small = RouteLimits { max_message: Some(1024), message_rate: Some(20), ..RouteLimits::default() };
+    /// let server = Server::builder()
+    ///     .route("/echo", Echo::default)
+    ///     .route("/rooms/{room}", Broadcast::by_path)
+    ///     .route_limits("/rooms/{room}", small);
+    /// # server.check().expect("sound");
+    /// ```
+    #[must_use]
+    pub fn route_limits(mut self, pattern: impl Into<String>, limits: RouteLimits) -> Self {
+        self.config.route_limits.insert(pattern.into(), limits);
         self
     }
 

@@ -70,11 +70,9 @@ impl Handle {
         self.shared.metrics.iter().map(|worker| Metrics::sum([worker.as_ref()])).collect()
     }
 
-    /// What was dropped so far on each route, in the order in which the routes were added.
+    /// The ledger of each route so far, in the order in which the routes were added.
     pub fn route_metrics(&self) -> Vec<RouteMetrics> {
-        let names = self.shared.router.names().iter().enumerate();
-        let of = |route: usize| self.shared.drops.iter().map(move |worker| worker[route].as_ref());
-        names.map(|(route, name)| RouteMetrics::sum(name.clone(), of(route))).collect()
+        self.shared.route_metrics()
     }
 
     /// Publishes and stops from other threads.
@@ -155,7 +153,7 @@ impl Remote {
     /// A file cannot be used; the old certificates stay, all of them.
     pub fn reload_certificates(&self) -> Result<bool, CertificateError> {
         let Some(certificates) = &self.shared.certificates else { return Ok(false) };
-        let certificates = certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut certificates = certificates.lock().unwrap_or_else(PoisonError::into_inner);
         let config = certificates.load()?;
         post_to_all(&self.shared.mailboxes, &certificates, || Mail::Certificates(config.clone()));
         Ok(true)

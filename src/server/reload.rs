@@ -1,5 +1,6 @@
 //! New settings for a running server.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -9,9 +10,10 @@ use serde_json::Value;
 
 use super::start::check_settings;
 use super::{Remote, StartError};
-use crate::config::Config;
+use crate::config::{Config, RouteLimits};
 use crate::net::mailbox::{Mail, post_to_all};
 use crate::net::worker::Settings;
+use crate::route::Router;
 
 /// What came of a [`Remote::reload`], by the names of the settings as flags have them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,9 +36,9 @@ impl fmt::Debug for Source {
 }
 
 impl Remote {
-    /// Takes up new settings, as far as that can be done while connections are held: limits and origins. Connections
-    /// that there are keep to the new limits too, but for age and rate of messages; deadlines that are running end as
-    /// they began.
+    /// Takes up new settings, as far as that can be done while connections are held: limits, those of routes included,
+    /// and origins. Connections that there are keep to the new limits too, but for age and rate of messages; deadlines
+    /// that are running end as they began. Limits of routes that there are not wait for a restart.
     ///
     /// # Errors
     /// Settings that cannot be; nothing is changed.
@@ -55,34 +57,55 @@ impl Remote {
         for name in differences(&*present, &new) {
             match name.as_str() {
                 "limits" => reloaded.changed.extend(differences(&present.limits, &new.limits)),
+                "route-limits" => of_routes(&present, &new, &self.shared.router, &mut reloaded),
                 "origins" => reloaded.changed.push(name),
                 _ => reloaded.waiting.push(name),
             }
         }
+        new.route_limits.retain(|route, _| self.shared.router.check_name(route).is_ok());
         present.limits = new.limits;
+        present.route_limits = new.route_limits;
         present.origins = new.origins;
-        let settings =
-            Arc::new(Settings { limits: present.limits.clone(), origins: present.origins.clone() });
+        let settings = Arc::new(Settings::of(&present, &self.shared.router));
         post_to_all(&self.shared.mailboxes, &present, || Mail::Settings(Arc::clone(&settings)));
         Ok(reloaded)
     }
 }
 
-/// The names of the fields that differ.
+/// The limits of routes that differ, as `max-message of /chat`.
+fn of_routes(present: &Config, new: &Config, router: &Router, reloaded: &mut Reloaded) {
+    let none = RouteLimits::default();
+    let routes: BTreeSet<_> = present.route_limits.keys().chain(new.route_limits.keys()).collect();
+    for route in routes {
+        let [old, new] = [present, new].map(|config| config.route_limits.get(route).unwrap_or(&none));
+        let names = differences(old, new).into_iter().map(|name| format!("{name} of {route}"));
+        if router.check_name(route).is_ok() {
+            reloaded.changed.extend(names);
+        } else {
+            reloaded.waiting.extend(names);
+        }
+    }
+}
+
+/// The names of the fields that differ, or that only one of them has.
 fn differences(old: &impl Serialize, new: &impl Serialize) -> Vec<String> {
     let (Ok(Value::Object(old)), Ok(Value::Object(new))) =
         (serde_json::to_value(old), serde_json::to_value(new))
     else {
         return Vec::new();
     };
-    let differing = new.into_iter().filter(|(name, value)| old.get(name) != Some(value));
-    differing.map(|(name, _)| name.replace('_', "-")).collect()
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let differing = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+    differing.map(|name| name.replace('_', "-")).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::config::{Limits, Origins};
+    use crate::apps::Echo;
+    use crate::config::{Limits, Origins, RouteOptions};
 
     #[test]
     fn what_differs_is_named_as_the_flags_are() {
@@ -92,5 +115,28 @@ mod tests {
         assert_eq!(differences(&old.limits, &limits), ["max-message", "queue-hard"]);
         let new = Config { limits, origins: Origins::Any, accept_rate: 9, ..Config::default() };
         assert_eq!(differences(&old, &new), ["accept-rate", "limits", "origins"]);
+    }
+
+    #[test]
+    fn limits_of_routes_are_named_with_their_routes() {
+        let mut router = Router::default();
+        for route in ["/a", "/b"] {
+            router
+                .add(route, RouteOptions::default(), Arc::new(|| Box::new(Echo::default())))
+                .expect("valid");
+        }
+        let config = |limits: &[(&str, RouteLimits)]| {
+            let route_limits = limits.iter().map(|(route, own)| ((*route).to_owned(), own.clone())).collect();
+            Config { route_limits, ..Config::default() }
+        };
+        let small = RouteLimits { max_message: Some(7), ..RouteLimits::default() };
+        let other =
+            RouteLimits { max_message: Some(8), max_age: Some(Duration::ZERO), ..RouteLimits::default() };
+        let present = config(&[("/a", small.clone()), ("/b", small.clone())]);
+        let new = config(&[("/a", other), ("/c", small)]);
+        let mut reloaded = Reloaded::default();
+        of_routes(&present, &new, &router, &mut reloaded);
+        assert_eq!(reloaded.changed, ["max-age of /a", "max-message of /a", "max-message of /b"]);
+        assert_eq!(reloaded.waiting, ["max-message of /c"]);
     }
 }

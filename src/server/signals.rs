@@ -77,9 +77,9 @@ fn reload(server: &Remote, source: Option<&mut Source>) -> bool {
 fn reload_settings(server: &Remote, source: &mut Source) -> bool {
     match (source.0)(server) {
         Ok(Reloaded { changed, waiting }) => {
-            info!(changed = changed.join(" "), "settings reloaded");
+            info!(changed = changed.join(", "), "settings reloaded");
             if !waiting.is_empty() {
-                warn!(settings = waiting.join(" "), "settings that need a restart");
+                warn!(settings = waiting.join(", "), "settings that need a restart");
             }
             true
         }

@@ -16,7 +16,7 @@ use crate::admin::{self, Admin, View};
 use crate::config::{AdminAddress, Config, DescriptorTables, QueueTotal};
 use crate::http::Page;
 use crate::hub::audience::Audience;
-use crate::metrics::{Drops, WorkerMetrics};
+use crate::metrics::{RouteLedger, WorkerMetrics};
 use crate::net::addresses::Addresses;
 use crate::net::fdtable;
 use crate::net::listener;
@@ -26,7 +26,7 @@ use crate::net::seats::Seats;
 use crate::net::tls::{Certificates, ServerConfig};
 use crate::net::worker::{Endpoints, Shared, Worker};
 use crate::proto::CloseCode;
-use crate::route::Router;
+use crate::route::{ByRoute, Router};
 use crate::state::State;
 use crate::sync::Mutex;
 
@@ -114,7 +114,7 @@ fn share(
         metrics: (0..config.threads)
             .map(|_| Arc::new(WorkerMetrics::with_routes(router.names().len())))
             .collect(),
-        drops: (0..config.threads).map(|_| drops_of(&router)).collect(),
+        ledgers: (0..config.threads).map(|_| ledgers_of(&router)).collect(),
         router: Arc::new(router),
         pages: pages.into(),
         config: Mutex::new(config.clone()),
@@ -146,6 +146,9 @@ pub(super) fn check(builder: &Builder) -> Result<(), StartError> {
 fn check_but_for_certificates(builder: &Builder) -> Result<(), StartError> {
     if let Some(error) = &builder.invalid {
         return Err(StartError::Route(error.clone()));
+    }
+    for pattern in builder.config.route_limits.keys() {
+        builder.router.check_name(pattern).map_err(StartError::Route)?;
     }
     check_settings(&builder.config, &builder.listeners)
 }
@@ -194,15 +197,15 @@ fn open_admin(address: Option<AdminAddress>, view: View) -> Result<Option<Admin>
     bound.serve(view).map(Some).map_err(StartError::System)
 }
 
-/// A place for what one worker drops on each route; never empty, for connections that have none yet.
-fn drops_of(router: &Router) -> Vec<Arc<Drops>> {
-    (0..router.options().len().max(1)).map(|_| Arc::default()).collect()
+/// One worker's ledgers.
+fn ledgers_of(router: &Router) -> ByRoute<Arc<RouteLedger>> {
+    (0..=router.none()).map(|_| Arc::default()).collect()
 }
 
 /// Reads the certificates, if there is to be TLS: what is wrong with them is said before anything is bound.
 fn load(config: &Config) -> Result<(Option<Certificates>, Option<ServerConfig>), StartError> {
     let Some(tls) = config.tls.as_ref().filter(|tls| !tls.listen.is_empty()) else { return Ok((None, None)) };
-    let certificates = Certificates::new(&tls.certificates).map_err(StartError::System)?;
+    let mut certificates = Certificates::new(&tls.certificates).map_err(StartError::System)?;
     let loaded = certificates.load().map_err(StartError::Certificate)?;
     Ok((Some(certificates), Some(loaded)))
 }

@@ -124,6 +124,14 @@ impl Running {
         }
     }
 
+    /// Waits until what happened has been entered in the ledgers of routes. It must come to an end by itself.
+    #[track_caller]
+    pub(crate) fn wait_for_routes(&self) {
+        wait_until("the routes' ledgers balance, and add up to the server's", || {
+            routes_add_up(&self.route_metrics(), &self.metrics())
+        });
+    }
+
     /// Watches that the counters go on saying so, for a time in which a mistake would show.
     #[track_caller]
     pub(crate) fn assert_stays(&self, what: &str, watch: Duration, condition: impl Fn(&Metrics) -> bool) {
@@ -140,6 +148,7 @@ impl Running {
     #[track_caller]
     pub(crate) fn finish(mut self) -> Metrics {
         self.wait("every connection is gone", |metrics| metrics.connections == 0);
+        self.wait_for_routes();
         let metrics = self.stop();
         let left = (metrics.queued, metrics.queued_bytes, metrics.queue_memory_unshared, metrics.connections);
         assert_eq!(left, (0, 0, 0, 0), "{metrics:#?}");
@@ -183,6 +192,21 @@ pub(crate) fn assert_balanced(metrics: &Metrics) {
     let reasons = metrics.iter().filter(|(name, _)| name.starts_with("closed_"));
     let closed: u64 = reasons.map(|(_, count)| count).sum();
     assert_eq!(metrics.opened, closed, "{metrics:#?}");
+}
+
+/// Whether the ledger of each route balances, and all together are the server's.
+fn routes_add_up(routes: &[RouteMetrics], server: &Metrics) -> bool {
+    let balances = |route: &RouteMetrics| {
+        let dropped = route.iter().filter(|(name, _)| name.starts_with("dropped_"));
+        route.due == route.delivered + route.queued + dropped.map(|(_, count)| count).sum::<u64>()
+    };
+    let names = RouteMetrics::default();
+    let adds_up = |name: &str| {
+        let of_routes = routes.iter().flat_map(RouteMetrics::iter).filter(|(own, _)| *own == name);
+        let of_server = server.iter().find(|(own, _)| *own == name).map(|(_, count)| count);
+        of_server == Some(of_routes.map(|(_, count)| count).sum())
+    };
+    routes.iter().all(balances) && names.iter().all(|(name, _)| adds_up(name))
 }
 
 /// Waits until a condition holds that no counter tells.

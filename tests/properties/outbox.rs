@@ -330,7 +330,8 @@ impl Bench {
     }
 
     fn dropped(&self) -> u64 {
-        RouteMetrics::sum(String::new(), [self.rules.drops.as_ref()]).iter().map(|(_, count)| count).sum()
+        let route = RouteMetrics::sum(String::new(), [self.rules.ledger.as_ref()]);
+        route.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, count)| count).sum()
     }
 
     /// Whether the last of what arrived and came from others is a notice.

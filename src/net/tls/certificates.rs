@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -40,7 +40,7 @@ pub(crate) struct Certificates {
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
     /// Of those in force: their files, and when they end.
-    expiries: Mutex<Vec<(PathBuf, Duration)>>,
+    expiries: Vec<(PathBuf, Duration)>,
 }
 
 impl Certificates {
@@ -52,17 +52,17 @@ impl Certificates {
             provider: Arc::new(ring::default_provider()),
             ticketer: ring::Ticketer::new().map_err(io::Error::other)?,
             sessions: ServerSessionMemoryCache::new(SESSIONS),
-            expiries: Mutex::default(),
+            expiries: Vec::new(),
         })
     }
 
     /// By file: when the first of its certificates ends, since 1970.
-    pub(crate) fn expiries(&self) -> Vec<(PathBuf, Duration)> {
-        self.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn expiries(&self) -> &[(PathBuf, Duration)] {
+        &self.expiries
     }
 
     /// Reads the files, at the start and whenever they may have changed.
-    pub(crate) fn load(&self) -> Result<ServerConfig, CertificateError> {
+    pub(crate) fn load(&mut self) -> Result<ServerConfig, CertificateError> {
         let pairs: Result<Vec<_>, _> = self.files.iter().map(|files| load(files, &self.provider)).collect();
         let pairs = pairs?;
         self.note_expiries(&pairs);
@@ -80,7 +80,7 @@ impl Certificates {
     }
 
     /// Remembers when these end, and says so where they have: clients refuse them, but they are all that there is.
-    fn note_expiries(&self, pairs: &[Arc<CertifiedKey>]) {
+    fn note_expiries(&mut self, pairs: &[Arc<CertifiedKey>]) {
         let files = self.files.iter().map(|files| &files.certificate);
         let ends = files.zip(pairs).filter_map(|(file, pair)| {
             let first = pair.cert.iter().filter_map(|it| not_after(it, &self.provider)).min()?;
@@ -91,7 +91,7 @@ impl Certificates {
         for (file, _) in expiries.iter().filter(|(_, end)| *end < now) {
             warn!(file = %file.display(), "a certificate has expired: clients will refuse it");
         }
-        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
+        self.expiries = expiries;
     }
 }
 

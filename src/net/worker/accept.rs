@@ -107,15 +107,16 @@ impl Worker {
     fn admit(&mut self, socket: TcpStream, client: Client, secure: bool) {
         let now = self.core.now;
         let key = self.slots.next_key();
-        let limits = if secure { &self.core.tls_limits } else { &self.core.limits };
-        let jitter = key.jitter();
-        let conn = Conn::new(now, limits, jitter);
+        let route = self.core.router.none();
+        let server = &self.core.limits[route];
+        let limits = if secure { &self.core.tls_limits } else { server };
+        let conn = Conn::new(now, limits, key.jitter());
         let acceptor = self.acceptor.as_ref().filter(|_| secure);
         let made = acceptor.map(Acceptor::accept).transpose().and_then(|tls| {
             let mut stream = Stream::new(socket, tls);
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(stream.socket(), key.token(), interest)?;
-            Ok(Entry::new(stream, conn, now))
+            Ok(Entry::new(stream, conn, route, now))
         });
         let mut entry = match made {
             Ok(entry) => entry,
@@ -128,8 +129,8 @@ impl Worker {
             }
         };
         entry.proxied = matches!(client, Client::Awaited(_)) && self.shared.proxies.protocol;
-        self.core.quotas.admit(key.slot, now, jitter, client);
-        entry.timer_at = self.wheel.insert(key, entry.conn.deadline(&self.core.limits));
+        self.core.quotas.admit(key.slot, client);
+        entry.timer_at = self.wheel.insert(key, entry.conn.deadline(server));
         self.slots.insert(entry);
         self.core.metrics.accepted.add(1);
         self.core.metrics.connections.add(1);

@@ -10,13 +10,13 @@ use crate::conn::QueueRules;
 use crate::http::Page;
 use crate::hub::audience::Audience;
 use crate::id::Micros;
-use crate::metrics::{Drops, WorkerMetrics};
+use crate::metrics::{RouteLedger, RouteMetrics, WorkerMetrics};
 use crate::net::addresses::Addresses;
 use crate::net::mailbox::{Mail, Mailbox};
 use crate::net::pace::Pace;
 use crate::net::seats::Seats;
 use crate::net::tls::Certificates;
-use crate::route::Router;
+use crate::route::{ByRoute, Router};
 use crate::state::{SharedState, State};
 use crate::sync::Mutex;
 
@@ -25,8 +25,8 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) metrics: Vec<Arc<WorkerMetrics>>,
     pub(crate) audience: Arc<Audience>,
-    /// By worker and route: what was dropped.
-    pub(crate) drops: Vec<Vec<Arc<Drops>>>,
+    /// By worker.
+    pub(crate) ledgers: Vec<ByRoute<Arc<RouteLedger>>>,
     pub(crate) router: Arc<Router>,
     pub(crate) pages: Arc<[Page]>,
     /// What is in force. Workers have what they need of it as [`Settings`].
@@ -68,8 +68,7 @@ impl Shared {
 
     /// What workers are told to keep to.
     pub(in crate::net) fn settings(&self) -> Settings {
-        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        Settings { limits: config.limits.clone(), origins: config.origins.clone() }
+        Settings::of(&self.config.lock().unwrap_or_else(PoisonError::into_inner), &self.router)
     }
 
     /// Tells every worker to stop.
@@ -80,20 +79,39 @@ impl Shared {
         }
     }
 
-    /// By route: what happens to those who do not keep up. Never empty, for connections that have no route yet.
-    pub(in crate::net) fn queue_rules(&self, worker: u16, limits: &Limits) -> Vec<QueueRules> {
-        let options = self.router.options().iter().cloned().chain(std::iter::repeat(RouteOptions::default()));
-        let drops = self.drops[usize::from(worker)].iter();
-        let rules = |(drops, options)| QueueRules::new(limits, &options, Arc::clone(drops));
-        drops.zip(options).map(rules).collect()
+    /// What happens to those who do not keep up.
+    pub(in crate::net) fn queue_rules(&self, worker: u16, limits: &ByRoute<Limits>) -> ByRoute<QueueRules> {
+        let none = RouteOptions::default();
+        let options = self.router.options().iter().chain([&none]);
+        let ledgers = self.ledgers[usize::from(worker)].as_slice();
+        let each = limits.as_slice().iter().zip(options).zip(ledgers);
+        each.map(|((limits, options), ledger)| QueueRules::new(limits, options, Arc::clone(ledger))).collect()
+    }
+
+    /// The ledger of each route, on all workers, in the order in which the routes were added.
+    pub(crate) fn route_metrics(&self) -> Vec<RouteMetrics> {
+        let names = self.router.names().iter().zip(0..);
+        let of = |route: u16| self.ledgers.iter().map(move |worker| worker[route].as_ref());
+        names.map(|(name, route)| RouteMetrics::sum(name.clone(), of(route))).collect()
     }
 }
 
 /// The settings that may change while the server runs.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    pub(crate) limits: Limits,
+    /// Those of no route are the server's.
+    pub(crate) limits: ByRoute<Limits>,
     pub(crate) origins: Origins,
+}
+
+impl Settings {
+    /// What is asked for, with what is different on each of these routes.
+    pub(crate) fn of(config: &Config, router: &Router) -> Self {
+        let own = |route| config.route_limits.get(route).map(|own| own.over(&config.limits));
+        let server = || config.limits.clone();
+        let routes = router.names().iter().map(|route| own(route).unwrap_or_else(server));
+        Self { limits: routes.chain([server()]).collect(), origins: config.origins.clone() }
+    }
 }
 
 /// Where a server listens.
