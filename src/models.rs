@@ -25,7 +25,7 @@ use crate::net::seats::Seats;
 use crate::proto::Frame;
 
 /// How often a thread may be interrupted where it would not wait. What is wrong in a protocol of a few steps shows with
-/// two of them (Musuvathi and Qadeer, PLDI 2007); without a bound three threads take hours.
+/// two of them (Musuvathi and Qadeer, PLDI 2007); without a bound some of these do not end within minutes.
 const PREEMPTIONS: usize = 3;
 
 fn model(run: impl Fn() + Send + Sync + 'static) {
