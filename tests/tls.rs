@@ -153,8 +153,8 @@ fn who_speaks_nothing_that_is_spoken_here_hears_why() {
         let socket = TcpStream::connect(secure.address()).expect("the server accepts");
         let mut tls = client_side(socket, &Arc::new(config), "localhost");
         let outcome = tls.write_all(request("/echo").as_bytes()).and_then(|()| tls.read_exact(&mut [0; 12]));
-        let heard = outcome.err().and_then(|error| match error.downcast::<rustls::Error>() {
-            Ok(rustls::Error::AlertReceived(alert)) => Some(alert),
+        let heard = outcome.err().map(|error| match error.downcast::<rustls::Error>() {
+            Ok(rustls::Error::AlertReceived(alert)) => alert,
             other => panic!("{other:?} for {protocols:?}"),
         });
         assert_eq!(heard, alert, "for {protocols:?}");
@@ -663,10 +663,18 @@ fn the_end_of_certificates_is_shown_and_moves_with_a_reload() {
     let chain = [&two, &between].map(|file| std::fs::read_to_string(file).expect("it is there")).concat();
     authority.write("two.crt", &chain);
     let builder = server(calm()).admin(AdminAddress::Tcp("127.0.0.1:0".to_owned()));
-    let builder = builder.tls("127.0.0.1:0", one, one_key).tls("127.0.0.1:0", two, two_key);
+    // One of them on two addresses.
+    let builder = builder.tls("127.0.0.1:0", &one, &one_key).tls("127.0.0.2:0", one, one_key);
+    let builder = builder.tls("127.0.0.1:0", two, two_key);
     let config = authority.client(rustls::ALL_VERSIONS);
     let secure = Secure { server: Running::start(builder), authority, config };
     assert_eq!(expiries(&secure), [IN_2040, IN_2030]);
+    let scrape = get(secure.server.admin(), "/metrics").body;
+    assert_eq!(
+        scrape.matches("/one.crt\"").count(),
+        1,
+        "a scrape with a sample that stands twice is thrown away"
+    );
     secure.authority.issue_until("two", &["a.example"], 2040);
     secure.authority.write("one.crt", "no certificate");
     secure.server.remote().reload_certificates().expect_err("one file is no good");

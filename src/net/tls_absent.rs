@@ -1,5 +1,6 @@
 //! What stands for TLS in a build without it: types of which there is no value.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::marker::PhantomData;
@@ -44,7 +45,7 @@ impl Certificates {
         match self.0 {}
     }
 
-    pub(crate) fn expiries(&self) -> &[(PathBuf, Duration)] {
+    pub(crate) fn expiries(&self) -> &BTreeMap<PathBuf, Duration> {
         match self.0 {}
     }
 }

@@ -1,5 +1,6 @@
 //! Certificates and keys from PEM files, and which of them a client gets.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,8 +40,8 @@ pub(crate) struct Certificates {
     provider: Arc<CryptoProvider>,
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
-    /// Of those in force: their files, and when they end.
-    expiries: Vec<(PathBuf, Duration)>,
+    /// Of those in force: their files, each once, and when they end.
+    expiries: BTreeMap<PathBuf, Duration>,
 }
 
 impl Certificates {
@@ -52,12 +53,12 @@ impl Certificates {
             provider: Arc::new(ring::default_provider()),
             ticketer: ring::Ticketer::new().map_err(io::Error::other)?,
             sessions: ServerSessionMemoryCache::new(SESSIONS),
-            expiries: Vec::new(),
+            expiries: BTreeMap::new(),
         })
     }
 
     /// By file: when the first of its certificates ends, since 1970.
-    pub(crate) fn expiries(&self) -> &[(PathBuf, Duration)] {
+    pub(crate) fn expiries(&self) -> &BTreeMap<PathBuf, Duration> {
         &self.expiries
     }
 
@@ -86,9 +87,9 @@ impl Certificates {
             let first = pair.cert.iter().filter_map(|it| not_after(it, &self.provider)).min()?;
             Some((file.clone(), first))
         });
-        let expiries: Vec<_> = ends.collect();
+        let expiries: BTreeMap<_, _> = ends.collect();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        for (file, _) in expiries.iter().filter(|(_, end)| *end < now) {
+        for (file, _) in expiries.iter().filter(|(_, end)| **end < now) {
             warn!(file = %file.display(), "a certificate has expired: clients will refuse it");
         }
         self.expiries = expiries;
