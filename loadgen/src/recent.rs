@@ -12,8 +12,8 @@ use crate::payload::Stamp;
 const PLACES_LOG2: u32 = 9;
 /// Longer messages are read again for each receiver: what that costs is little beside the bytes themselves.
 const BYTES_MAX: usize = 256;
-/// The odd number nearest to 2^64 over the golden ratio: its multiples spread over the high bits.
-const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// A multiplier of SplitMix64. It spreads senders and sequences over the high bits, as numbers and as base64.
+const SPREAD: u64 = 0xbf58_476d_1ce4_e5b9;
 
 /// A message, and who of this thread's connections has it.
 #[derive(Clone, Debug)]
@@ -116,13 +116,17 @@ impl Recent {
     /// The place of a message: the same one for the same bytes. `None` where it is too short to be one.
     fn place(&self, bytes: &[u8]) -> Option<Place> {
         let identity = bytes.get(self.identity_at..)?.first_chunk()?;
-        Some(Place((u64::from_be_bytes(*identity).wrapping_mul(ODD) >> (u64::BITS - PLACES_LOG2)) as usize))
+        Some(Place(
+            (u64::from_be_bytes(*identity).wrapping_mul(SPREAD) >> (u64::BITS - PLACES_LOG2)) as usize,
+        ))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::payload::{Codec, Format};
+    use crate::sizes::Sizes;
 
     /// A message whose first eight bytes are sender and sequence.
     fn message(sender: u32, sequence: u32, len: usize) -> Vec<u8> {
@@ -189,6 +193,24 @@ mod tests {
                 let (first_ns, last_ns) = expected[&(part.sender, part.sequence)];
                 assert_eq!((part.first_ns, part.last_ns, part.count), (first_ns, last_ns, 3), "{part:?}");
                 assert_eq!(part.intended_ns, u64::from(part.sequence));
+            }
+        }
+    }
+
+    /// What comes in one burst to each receiver must not push itself out.
+    #[test]
+    fn messages_that_are_under_way_have_places_of_their_own() {
+        for format in [Format::Binary, Format::Compact, Format::Text] {
+            let mut codec = Codec::new(0x0123_4567_89ab_cdef, format, Sizes::fixed(60));
+            let recent = Recent::new(Table::new(1, 64), format.identity_at());
+            for senders in [1, 2, 4, 16, 64] {
+                let places = (0..64).map(|at| {
+                    let (sender, sequence) = (at % senders, 1_000 + at / senders);
+                    let stamp = Stamp { sender, sequence, intended_ns: u64::from(at), sent_ns: 0 };
+                    recent.place(codec.encode(&stamp, 60)).expect("long enough").0
+                });
+                let different = places.collect::<std::collections::BTreeSet<_>>().len();
+                assert!(different >= 60, "{different} of 64 places, {senders} senders, {format:?}");
             }
         }
     }

@@ -89,49 +89,41 @@ struct Recorders {
     late: Recorder,
 }
 
+impl Recorders {
+    fn take(&mut self) -> Option<Box<Samples>> {
+        let Self { response, service, late } = self;
+        if response.is_empty() && service.is_empty() && late.is_empty() {
+            return None;
+        }
+        Some(Box::new(Samples { response: response.take(), service: service.take(), late: late.take() }))
+    }
+}
+
 /// One thread's samples since they were last taken, those of the warm-up apart.
 #[derive(Debug, Default)]
 pub struct Recording {
-    warmup: Option<Box<Recorders>>,
-    measured: Option<Box<Recorders>>,
+    /// Of the warm-up, and of the measurement. Their cells are memory only where a sample has been.
+    phases: [Recorders; 2],
 }
 
 impl Recording {
     /// A message was received; `measured` says whether it was due while measuring.
     pub fn received(&mut self, measured: bool, stamp: &Stamp, now_ns: u64) {
-        let recorders = self.of(measured);
+        let recorders = &mut self.phases[usize::from(measured)];
         recorders.response.record(now_ns.saturating_sub(stamp.intended_ns));
         recorders.service.record(now_ns.saturating_sub(stamp.sent_ns));
     }
 
     /// A message was written that had been due at `intended_ns`.
     pub fn sent(&mut self, measured: bool, intended_ns: u64, now_ns: u64) {
-        self.of(measured).late.record(now_ns.saturating_sub(intended_ns));
+        self.phases[usize::from(measured)].late.record(now_ns.saturating_sub(intended_ns));
     }
 
     /// The samples since the last call.
     pub fn take(&mut self) -> Slice {
-        let slice =
-            Slice { warmup: take(&mut self.warmup), measured: take(&mut self.measured), ..Slice::default() };
-        if self.measured.is_some() && slice.warmup.is_none() {
-            // The warm-up is over, and so is its memory.
-            self.warmup = None;
-        }
-        slice
+        let [warmup, measured] = &mut self.phases;
+        Slice { warmup: warmup.take(), measured: measured.take(), ..Slice::default() }
     }
-
-    fn of(&mut self, measured: bool) -> &mut Recorders {
-        let part = if measured { &mut self.measured } else { &mut self.warmup };
-        part.get_or_insert_default()
-    }
-}
-
-fn take(recorders: &mut Option<Box<Recorders>>) -> Option<Box<Samples>> {
-    let Recorders { response, service, late } = &mut **recorders.as_mut()?;
-    if response.is_empty() && service.is_empty() && late.is_empty() {
-        return None;
-    }
-    Some(Box::new(Samples { response: response.take(), service: service.take(), late: late.take() }))
 }
 
 #[cfg(test)]

@@ -72,8 +72,14 @@ impl Sizes {
 
     /// The size of the next message.
     pub fn next(&self, rng: &mut fastrand::Rng) -> usize {
-        let size = match &self.shape {
-            Shape::Even if self.min == self.max => self.max,
+        // Most often there is nothing to choose.
+        let size = if self.min == self.max { self.max } else { self.draw(rng) };
+        size as usize
+    }
+
+    #[inline(never)]
+    fn draw(&self, rng: &mut fastrand::Rng) -> u32 {
+        match &self.shape {
             Shape::Even => rng.u32(self.min..=self.max),
             Shape::Weighted { sums, .. } => {
                 let at = rng.f64() * sums.last().map_or(0.0, |(sum, _)| *sum);
@@ -87,8 +93,7 @@ impl Sizes {
                 let normal = radius * (TAU * rng.f64()).cos();
                 ((median * spread.powf(normal)).round() as u32).clamp(self.min, self.max)
             }
-        };
-        size as usize
+        }
     }
 }
 

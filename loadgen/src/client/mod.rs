@@ -198,6 +198,9 @@ impl Client {
     ///
     /// # Errors
     /// The connection cannot go on; nothing more must be fed.
+    ///
+    /// Not inlined: it is the rare way, and would keep the usual one from the registers.
+    #[inline(never)]
     pub fn handle_input<'a>(
         &mut self,
         bytes: &'a mut [u8],
@@ -350,6 +353,21 @@ mod tests {
         assert_eq!(whole, expected);
         for piece in 1..stream.len() {
             assert_eq!(events(&stream, piece), whole, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn the_short_cut_is_for_open_connections() {
+        let mut message = Vec::new();
+        frame::encode(&mut message, OpCode::Binary, b"hello", None);
+        for (state, expected) in [
+            (State::Upgrading, None),
+            (State::Open, Some(2..7)),
+            (State::Leaving, Some(2..7)),
+            (State::Closing, None),
+        ] {
+            let client = Client { state, ..Client::default() };
+            assert_eq!(client.whole_message(&message), expected, "{state:?}");
         }
     }
 

@@ -24,6 +24,9 @@ const CHECKED_BYTES: usize = BYTES_MIN - 2;
 const LATE_US_MAX: u64 = u16::MAX as u64;
 
 /// The header for `stamp`; `epoch_ns` is when the run's first message is due.
+///
+/// Not inlined: the compiler would make its numbers before it knows which form a message has.
+#[inline(never)]
 pub(super) fn encode(run: [u8; 8], epoch_ns: u64, stamp: &Stamp, filler: &[u8]) -> [u8; BYTES_MIN] {
     let mut head = [0; BYTES_MIN];
     let due = stamp.intended_ns.saturating_sub(epoch_ns).to_be_bytes();
