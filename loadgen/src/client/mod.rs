@@ -198,8 +198,7 @@ impl Client {
     ///
     /// # Errors
     /// The connection cannot go on; nothing more must be fed.
-    ///
-    /// Not inlined: it is the rare way, and would keep the usual one from the registers.
+    // Not inlined: it is the rare way, and would keep the usual one from the registers.
     #[inline(never)]
     pub fn handle_input<'a>(
         &mut self,
