@@ -1,8 +1,8 @@
 //! First and last receiver of each broadcast message.
 //!
 //! Every thread keeps, for each message, the time of its own first and last delivery and their number
-//! ([`recent`](crate::recent) does while they come), and hands that over when its last receiver has it; [`Merger`] puts the parts of the threads together. Nothing is shared
-//! while messages arrive.
+//! ([`recent`](crate::recent) does while they come), and hands that over when its last receiver has it; [`Merger`]
+//! puts the parts of the threads together. Nothing is shared while messages arrive.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 

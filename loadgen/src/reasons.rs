@@ -28,8 +28,8 @@ pub fn of_messages(config: &Config, tally: &Tally, integrity: &Integrity) -> Vec
     out
 }
 
-/// What connections say that were made while measuring, where any were. `cpu_hottest` is the busiest thread's share of a
-/// core.
+/// What connections say that were made while measuring, where any were. `cpu_hottest` is the busiest thread's share
+/// of a core.
 pub fn of_connecting(
     config: &Config,
     connecting: &Connecting,

@@ -13,8 +13,8 @@ pub const LATE_INVALID_NS: u64 = 100_000_000;
 pub const CPU_BOUNDS: (f64, f64) = (0.80, 0.95);
 /// The share of the time from which a thread that runs, or waits for a core that others have, makes a run suspect.
 pub const BUSY_SUSPECT: f64 = 0.95;
-/// The busiest thread uses more than so many times what the others do on average, and the run is suspect: its connections
-/// wait for a thread as those of the others do not, and the latencies are of two kinds.
+/// The busiest thread uses more than so many times what the others do on average, and the run is suspect: its
+/// connections wait for a thread as those of the others do not, and the latencies are of two kinds.
 pub const UNEVEN_SUSPECT: f64 = 2.0;
 /// But not where no thread runs, or waits for a core, for such a share of the time: then nobody waits for threads.
 pub const UNEVEN_BUSY_MIN: f64 = 0.40;

@@ -166,8 +166,8 @@ def servers():
             "nchan",
             install_nchan,
             lambda: f"sh {PEERS}/nginx/start.sh {{port}} {CACHE}/nginx",
-            note="a module of nginx. It leaves Nagle's algorithm on, so messages that come fast wait for each other; its "
-            "idle connections are subscribers of a channel.",
+            note="a module of nginx. It leaves Nagle's algorithm on, so messages that come fast wait for each other; "
+            "its idle connections are subscribers of a channel.",
             forks=True,
             no_echo="what comes in goes to all subscribers of a channel",
         ),
