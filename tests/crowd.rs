@@ -1,38 +1,27 @@
-//! A drain of a whole crowd, in which everyone is looked at: what was accepted before it began arrives, then the Close
-//! with its hint, then the end of the stream, and no reset. `scripts/chaos drain` does it with more clients.
+//! Whole crowds, in which everyone is looked at. In a drain: what was accepted before it began arrives, then the Close
+//! with its hint, then the end of the stream, and no reset. Where some do not read: they are cut, and the others get
+//! everything. `scripts/chaos drain` and `scripts/chaos slow` do it with more clients.
 
 #![cfg(feature = "cli")]
 
 mod common;
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
-use std::sync::{Arc, Barrier, mpsc};
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::admin::Scrape;
+use common::crowd::{Crowd, Inbox, LIMIT, Member, conns, follow, number};
 use common::program::Program;
-use common::{Client, close, request, text};
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use common::{CLOSE, Client, TEXT, close, text, wait_until};
 use rustix::process::Signal;
-use socket2::{Domain, Socket, Type};
-use wsd::net::fdtable;
 
-/// Clients of one thread, each of which has its own descriptors and its own source address.
-const PART: usize = 10_000;
+// --- a drain ---
+
 const MESSAGES: usize = 3;
 const MESSAGE_BYTES: usize = 2_000;
-/// How long any of it may take.
-const LIMIT: Duration = Duration::from_secs(180);
-
-/// One client.
-struct Member {
-    stream: TcpStream,
-    heard: Vec<u8>,
-    messages: usize,
-    told: Option<(Instant, u64)>,
-}
 
 /// What one client saw.
 struct Told {
@@ -40,112 +29,45 @@ struct Told {
     hint: u64,
 }
 
-impl Member {
-    fn join(number: usize, part: usize, server: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
-        let source = Ipv4Addr::new(127, 0, 0, 2 + part as u8);
-        socket.bind(&SocketAddr::from((source, 0)).into()).expect("all of 127.0.0.0/8 is ours");
-        socket.connect(&server.into()).unwrap_or_else(|error| panic!("client {number}: {error}"));
-        let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(LIMIT)).expect("not zero");
-        stream.write_all(request("/rooms/crowd").as_bytes()).expect("the server reads");
-        let mut heard = Vec::new();
-        let mut byte = [0; 256];
-        while !heard.ends_with(b"\r\n\r\n") {
-            let len = stream.read(&mut byte).expect("an answer");
-            assert!(len > 0, "client {number} was refused");
-            heard.extend_from_slice(&byte[..len]);
-        }
-        assert!(heard.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&heard));
-        stream.set_nonblocking(true).expect("a socket option");
-        Self { stream, heard: Vec::new(), messages: 0, told: None }
+/// One client.
+struct Guest {
+    inbox: Inbox,
+    messages: usize,
+    told: Option<Told>,
+}
+
+impl Member for Guest {
+    fn stream(&self) -> &TcpStream {
+        &self.inbox.stream
     }
 
-    /// Reads what there is; true at the end of the stream.
-    fn read(&mut self, buffer: &mut [u8]) -> bool {
-        loop {
-            match self.stream.read(buffer) {
-                Ok(0) => return true,
-                Ok(len) => self.heard.extend_from_slice(&buffer[..len]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => panic!("{error} after {} messages, told {:?}", self.messages, self.told),
-            }
-        }
-        while let [first, len, ..] = self.heard[..] {
+    fn ready(&mut self, buffer: &mut [u8]) -> bool {
+        let ended = self.inbox.read(buffer);
+        let ended = ended.unwrap_or_else(|error| panic!("{error} after {} messages", self.messages));
+        while let Some(frame) = self.inbox.next_frame() {
             assert!(self.told.is_none(), "more after a Close");
-            let header = if len == 126 { 4 } else { 2 };
-            let len = if len == 126 { MESSAGE_BYTES } else { usize::from(len) };
-            if self.heard.len() < header + len {
-                break;
-            }
-            let payload = &self.heard[header..header + len];
-            match first {
-                0x81 => self.messages += 1,
-                0x88 => {
-                    let reason = String::from_utf8_lossy(&payload[2..]);
-                    assert_eq!(payload[..2], 1012u16.to_be_bytes(), "{reason}");
-                    let hint = reason.split_once("retry=").expect("a hint").1.parse().expect("milliseconds");
-                    self.told = Some((Instant::now(), hint));
-                    self.stream.write_all(&close(1012, b"")).expect("room for six bytes");
+            match frame.opcode {
+                TEXT => {
+                    assert_eq!(frame.payload.len(), MESSAGE_BYTES);
+                    self.messages += 1;
                 }
-                other => panic!("a frame that begins with {other:#x}"),
-            }
-            self.heard.drain(..header + len);
-        }
-        false
-    }
-}
-
-/// Connects `count` clients, says so, and follows each to its end.
-fn part(number: usize, count: usize, server: SocketAddr, joined: &Barrier) -> Vec<Told> {
-    // Where it is refused, all share one table, and [`most`] says less.
-    let _ = fdtable::unshare();
-    let mut poll = Poll::new().expect("a descriptor");
-    let mut members: Vec<Member> = (0..count).map(|index| Member::join(index, number, server)).collect();
-    for (index, member) in members.iter().enumerate() {
-        let fd = member.stream.as_raw_fd();
-        poll.registry().register(&mut SourceFd(&fd), Token(index), Interest::READABLE).expect("registered");
-    }
-    joined.wait();
-    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; 64 * 1024]);
-    let (mut ended, start) = (vec![false; count], Instant::now());
-    let mut left = count;
-    while left > 0 {
-        assert!(start.elapsed() < LIMIT, "{left} of {count} have not ended");
-        poll.poll(&mut events, Some(Duration::from_secs(1))).expect("it polls");
-        for event in &events {
-            let index = event.token().0;
-            if !ended[index] && members[index].read(&mut buffer) {
-                ended[index] = true;
-                left -= 1;
+                CLOSE => {
+                    let reason = String::from_utf8_lossy(&frame.payload[2..]);
+                    assert_eq!(frame.payload[..2], 1012u16.to_be_bytes(), "{reason}");
+                    let hint = reason.split_once("retry=").expect("a hint").1.parse().expect("milliseconds");
+                    self.told = Some(Told { at: Instant::now(), hint });
+                    self.inbox.stream.write_all(&close(1012, b"")).expect("room for six bytes");
+                }
+                other => panic!("a frame with opcode {other:#x}"),
             }
         }
+        ended
     }
-    members
-        .into_iter()
-        .map(|member| {
-            assert_eq!(member.messages, MESSAGES, "what was accepted before the drain");
-            let (at, hint) = member.told.expect("an end without a Close");
-            Told { at, hint }
-        })
-        .collect()
-}
-
-/// How many clients one thread, and all of them, may have.
-fn most() -> (usize, usize) {
-    let room = fdtable::raise_nofile().expect("up to the hard limit") as usize - 200;
-    let private = std::thread::spawn(|| fdtable::unshare().is_ok()).join().expect("no panic");
-    (PART.min(room), if private { usize::MAX } else { room })
-}
-
-fn number(name: &str) -> Option<usize> {
-    std::env::var(name).ok().map(|it| it.parse().expect("a number"))
 }
 
 #[test]
 fn everyone_in_a_crowd_is_let_go_and_hears_all_that_was_said_before() {
-    let (each, all) = most();
-    let conns = number("WSD_TEST_CONNS").unwrap_or(15_000).min(all);
+    let conns = conns(15_000);
     let spread = number("WSD_TEST_SPREAD").unwrap_or(2);
     let spread_flag = format!("{spread}s");
     let flags =
@@ -154,16 +76,15 @@ fn everyone_in_a_crowd_is_let_go_and_hears_all_that_was_said_before() {
     let program = Program::serve(&[&flags[..], &["--close-timeout", "60s", "--queue-hard", "1MiB"]].concat());
     let server = program.addresses()[0];
 
-    let parts = conns.div_ceil(each);
-    let joined = Arc::new(Barrier::new(parts + 1));
-    let (done, ends) = mpsc::channel();
-    for number in 0..parts {
-        let (joined, done) = (Arc::clone(&joined), done.clone());
-        let count = conns / parts + usize::from(number < conns % parts);
-        std::thread::spawn(move || done.send(part(number, count, server, &joined)));
-    }
-    drop(done);
-    joined.wait();
+    let crowd = Crowd::gather(server, conns, |part| {
+        let guest = |stream| Guest { inbox: Inbox::new(stream), messages: 0, told: None };
+        let mut guests: Vec<_> =
+            part.clients.clone().map(|_| guest(part.open("/rooms/crowd", false))).collect();
+        part.has_joined();
+        follow(&mut guests, Duration::from_secs(1));
+        guests.into_iter().map(|guest| (guest.messages, guest.told)).collect::<Vec<_>>()
+    });
+    crowd.wait();
     // Heard by the speaker, so accepted; for most of the others it is still under way.
     let mut speaker = Client::open(server, "/rooms/crowd");
     let message = "x".repeat(MESSAGE_BYTES);
@@ -173,12 +94,14 @@ fn everyone_in_a_crowd_is_let_go_and_hears_all_that_was_said_before() {
     program.signal(Signal::TERM);
     speaker.assert_lets_go_with(1012);
 
-    let told: Vec<Told> = ends.iter().flatten().collect();
-    assert_eq!(told.len(), conns, "the others failed, and said why");
+    let guests: Vec<_> = crowd.ends().into_iter().flatten().collect();
+    assert_eq!(guests.len(), conns);
     assert_eq!(program.output().status.code(), Some(0));
-    assert!(told.iter().all(|told| (2_000..=6_000).contains(&told.hint)));
     let mut tenths = [0; 10];
-    for told in &told {
+    for (messages, told) in guests {
+        assert_eq!(messages, MESSAGES, "what was accepted before the drain");
+        let told = told.expect("an end without a Close");
+        assert!((2_000..=6_000).contains(&told.hint), "{}", told.hint);
         let tenth = (told.at - start).as_millis() as usize / (spread * 100).max(1);
         tenths[tenth.min(9)] += 1;
     }
@@ -186,5 +109,188 @@ fn everyone_in_a_crowd_is_let_go_and_hears_all_that_was_said_before() {
         std::io::stdout(),
         "{conns} clients: all heard {MESSAGES} of {MESSAGES} messages, then 1012 with a hint, then an orderly end\n\
          told in each tenth of {spread} s: {tenths:?}"
+    );
+}
+
+// --- readers that do not read ---
+
+const POST_BYTES: usize = 4 * 1024;
+const QUEUE_BYTES: usize = 64 * 1024;
+/// Messages by which nobody who reads is behind: less than what its queue and the kernel hold, so that no machine is
+/// too slow for it.
+const WINDOW: usize = 8;
+
+/// Message `number`.
+fn post(number: usize) -> String {
+    format!("{number:0POST_BYTES$}")
+}
+
+/// What the parts tell, and are told.
+#[derive(Default)]
+struct Course {
+    /// Messages that those who read have heard, all together.
+    heard: AtomicUsize,
+    /// Now the slow ones read, too.
+    over: AtomicBool,
+}
+
+/// How a reader reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    AtOnce,
+    Slowly,
+    Never,
+}
+
+/// A member of the room.
+struct Reader {
+    inbox: Inbox,
+    pace: Pace,
+    /// Messages that it heard: they are numbered, and none is missing.
+    heard: usize,
+    /// The code of its Close.
+    closed: Option<u16>,
+    course: Arc<Course>,
+}
+
+impl Reader {
+    /// Takes note of what came; true after the last message.
+    fn note(&mut self) -> bool {
+        while let Some(frame) = self.inbox.next_frame() {
+            assert_eq!(self.closed, None, "more after a Close");
+            match frame.opcode {
+                TEXT if frame.payload == b"end" => return true,
+                TEXT => {
+                    let number = std::str::from_utf8(&frame.payload).expect("text").parse();
+                    assert_eq!((number, frame.payload.len()), (Ok(self.heard), POST_BYTES));
+                    self.heard += 1;
+                    if self.pace == Pace::AtOnce {
+                        self.course.heard.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                CLOSE => {
+                    self.closed = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                    self.inbox.stream.write_all(&close(1013, b"")).expect("room for eight bytes");
+                }
+                other => panic!("a frame with opcode {other:#x}"),
+            }
+        }
+        false
+    }
+}
+
+impl Member for Reader {
+    fn stream(&self) -> &TcpStream {
+        &self.inbox.stream
+    }
+
+    fn ready(&mut self, buffer: &mut [u8]) -> bool {
+        if self.pace != Pace::AtOnce && !self.course.over.load(Ordering::Relaxed) {
+            return false;
+        }
+        let ended = self.inbox.read(buffer).unwrap_or_else(|error| panic!("{error} at {}", self.heard));
+        let last = self.note();
+        assert!(last || !ended || self.closed == Some(1013), "an end without a Close at {}", self.heard);
+        last || ended
+    }
+
+    fn tick(&mut self, buffer: &mut [u8]) -> bool {
+        match self.pace {
+            Pace::AtOnce => false,
+            _ if self.course.over.load(Ordering::Relaxed) => self.ready(buffer),
+            Pace::Never => false,
+            Pace::Slowly => {
+                self.inbox.read_once(&mut buffer[..100]).expect("nobody resets it");
+                self.note()
+            }
+        }
+    }
+}
+
+/// R1: they are closed with 1013 and cost memory once, not each; everybody else gets every message, and the server's
+/// own counts say the same as the clients'.
+#[test]
+fn r1_slow_readers_in_a_crowd_are_cut_and_the_others_lose_nothing() {
+    let conns = conns(2_000);
+    let slow = number("WSD_TEST_SLOW").unwrap_or(conns / 5).min(conns - 1);
+    let queue = QUEUE_BYTES.to_string();
+    let flags =
+        ["--threads", "4", "--admin", "127.0.0.1:0", "--queue-hard", &queue, "--close-timeout", "60s"];
+    let program = Program::serve(&flags);
+    let (server, admin) = (program.addresses()[0], program.admin());
+
+    let course = Arc::new(Course::default());
+    let shared = Arc::clone(&course);
+    let crowd = Crowd::gather(server, conns, move |part| {
+        let mut readers: Vec<_> = part
+            .clients
+            .clone()
+            .map(|number| {
+                // Evenly among the others; every second one reads nothing at all.
+                let pace = match (number * slow % conns < slow, number * slow / conns % 2) {
+                    (false, _) => Pace::AtOnce,
+                    (true, 0) => Pace::Never,
+                    (true, _) => Pace::Slowly,
+                };
+                let inbox = Inbox::new(part.open("/rooms/crowd", pace != Pace::AtOnce));
+                Reader { inbox, pace, heard: 0, closed: None, course: Arc::clone(&shared) }
+            })
+            .collect();
+        part.has_joined();
+        follow(&mut readers, Duration::from_millis(100));
+        readers.into_iter().map(|it| (it.pace == Pace::AtOnce, it.heard, it.closed)).collect::<Vec<_>>()
+    });
+    crowd.wait();
+    let mut speaker = Client::open(server, "/rooms/crowd");
+    let before = program.resident_bytes();
+
+    // Until all of them are cut, and then some more.
+    let (start, mut sent, mut after) = (Instant::now(), 0, WINDOW);
+    let mut say = |sent: &mut usize| {
+        speaker.send(text(post(*sent)));
+        speaker.assert_text(&post(*sent));
+        *sent += 1;
+        let least = (conns - slow) * sent.saturating_sub(WINDOW);
+        while course.heard.load(Ordering::Relaxed) < least {
+            let heard = course.heard.load(Ordering::Relaxed);
+            assert!(!crowd.has_failed() && start.elapsed() < LIMIT, "the others heard {heard} of {least}");
+            std::thread::yield_now();
+        }
+    };
+    while after > 0 {
+        say(&mut sent);
+        let now = Scrape::of(admin);
+        let cut = now.value(r#"wsd_connections_closed_total{reason="slow"}"#) as usize;
+        assert!(cut <= slow && now.value("wsd_queued_bytes") as usize <= conns * QUEUE_BYTES);
+        after -= usize::from(cut == slow);
+    }
+    let grown = program.resident_bytes_max().saturating_sub(before);
+    // All messages once; for each connection a list of references of 32 bytes, which may be half empty; and change.
+    let bound = 2 * sent * POST_BYTES + conns * (2 * 32 * QUEUE_BYTES / POST_BYTES + 512) + (2 << 20);
+    assert!(grown <= bound as u64, "{grown} bytes, at most {bound} expected");
+
+    course.over.store(true, Ordering::Relaxed);
+    let there = |count: usize| Scrape::of(admin).sum("wsd_connections") as usize == count;
+    wait_until("those who were cut are gone", || there(conns - slow + 1));
+    speaker.send(text("end"));
+    speaker.assert_text("end");
+    let readers: Vec<_> = crowd.ends().into_iter().flatten().collect();
+    let (others, cut): (Vec<_>, Vec<_>) = readers.into_iter().partition(|&(reads, ..)| reads);
+    assert_eq!((others.len(), cut.len()), (conns - slow, slow));
+    assert!(others.iter().all(|&(_, heard, closed)| (heard, closed) == (sent, None)), "to the message");
+    assert!(cut.iter().all(|&(_, heard, closed)| heard < sent && closed == Some(1013)), "{cut:?}");
+    speaker.close();
+    wait_until("everyone is gone", || there(0));
+    let heard: usize =
+        cut.iter().map(|&(_, heard, _)| heard).sum::<usize>() + (others.len() + 1) * (sent + 1);
+    let end = Scrape::of(admin);
+    assert_eq!(end.value("wsd_messages_delivered_total") as usize, heard);
+    end.assert_balanced();
+    let _ = writeln!(
+        std::io::stdout(),
+        "{conns} readers, {slow} of them slow: those were cut with 1013, the others heard {sent} of {sent} messages; \
+         {} KiB of memory at most, {} KiB expected",
+        grown / 1024,
+        bound / 1024
     );
 }

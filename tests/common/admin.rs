@@ -77,6 +77,15 @@ impl Scrape {
         self.all(metric).sum()
     }
 
+    /// The ledger: every message that was due has come to one end, or waits. Holds when nothing moves.
+    #[track_caller]
+    pub(crate) fn assert_balanced(&self) {
+        let (delivered, queued) =
+            (self.value("wsd_messages_delivered_total"), self.value("wsd_messages_queued"));
+        let ends = delivered + self.sum("wsd_messages_dropped_total") + queued;
+        assert_eq!(self.value("wsd_messages_due_total"), ends, "{:#?}", self.samples);
+    }
+
     /// How many samples a metric has.
     pub(crate) fn samples_of(&self, metric: &str) -> usize {
         self.all(metric).count()

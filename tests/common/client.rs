@@ -9,15 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::PATIENCE;
-use super::wire::{ACCEPT, BINARY, CLOSE, FIN, PONG, TEXT, close, request};
-
-/// A frame from the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) fin: bool,
-    pub(crate) opcode: u8,
-    pub(crate) payload: Vec<u8>,
-}
+use super::wire::{ACCEPT, BINARY, CLOSE, Frame, PONG, TEXT, close, parse, request};
 
 /// One connection, seen from outside.
 pub(crate) struct Client {
@@ -369,23 +361,11 @@ impl Client {
         }
     }
 
-    /// Sections 5.1 and 5.2: what a server may send.
     #[track_caller]
     fn parse_frame(&mut self) -> Option<Frame> {
-        let bytes = &self.held[self.at..];
-        let &[first, second, ..] = bytes else { return None };
-        assert_eq!(first & 0x70, 0, "reserved bits");
-        assert_eq!(second & 0x80, 0, "a server does not mask");
-        let (header_len, len) = match second {
-            127 => (10, u64::from_be_bytes(*bytes[2..].first_chunk()?) as usize),
-            126 => (4, usize::from(u16::from_be_bytes(*bytes[2..].first_chunk()?))),
-            short => (2, usize::from(short)),
-        };
-        assert!(header_len == 2 || len > 125, "length not minimal");
-        assert!(header_len != 10 || len > 0xFFFF, "length not minimal");
-        let payload = bytes.get(header_len..header_len + len)?.to_vec();
-        self.at += header_len + len;
-        Some(Frame { fin: first & FIN != 0, opcode: first & 0x0F, payload })
+        let (frame, len) = parse(&self.held[self.at..])?;
+        self.at += len;
+        Some(frame)
     }
 
     fn fill(&mut self, until: Instant) -> io::Result<Input> {

@@ -6,6 +6,8 @@
 pub(crate) mod admin;
 mod client;
 #[cfg(feature = "cli")]
+pub(crate) mod crowd;
+#[cfg(feature = "cli")]
 pub(crate) mod program;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
@@ -14,7 +16,7 @@ mod wire;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-pub(crate) use client::{Client, Frame};
+pub(crate) use client::Client;
 pub(crate) use wire::*;
 use wsd::{AdminAddress, App, Builder, Handle, Limits, Metrics, Remote, RouteMetrics, Server};
 

@@ -97,8 +97,17 @@ impl Program {
 
     /// Bytes of memory that it has in use now.
     pub(crate) fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it ever had in use.
+    pub(crate) fn resident_bytes_max(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("proc(5)");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("proc(5)");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("proc(5)") * 1024
     }
 

@@ -84,3 +84,28 @@ pub(crate) fn fragments(opcode: u8, pieces: &[&[u8]]) -> Vec<u8> {
     }
     bytes
 }
+
+/// A frame from the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) fin: bool,
+    pub(crate) opcode: u8,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// The frame that these bytes begin with, and its length, if it is whole. Sections 5.1 and 5.2: what a server may send.
+#[track_caller]
+pub(crate) fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
+    let &[first, second, ..] = bytes else { return None };
+    assert_eq!(first & 0x70, 0, "reserved bits");
+    assert_eq!(second & 0x80, 0, "a server does not mask");
+    let (header_len, len) = match second {
+        127 => (10, u64::from_be_bytes(*bytes[2..].first_chunk()?) as usize),
+        126 => (4, usize::from(u16::from_be_bytes(*bytes[2..].first_chunk()?))),
+        short => (2, usize::from(short)),
+    };
+    assert!(header_len == 2 || len > 125, "length not minimal");
+    assert!(header_len != 10 || len > 0xFFFF, "length not minimal");
+    let payload = bytes.get(header_len..header_len + len)?.to_vec();
+    Some((Frame { fin: first & FIN != 0, opcode: first & 0x0F, payload }, header_len + len))
+}
