@@ -62,6 +62,7 @@ impl Wheel {
             let spoke = &mut self.spokes[(tick % SPOKES) as usize];
             self.len -= spoke.len();
             due.append(spoke);
+            // Of large ones the whole: a rest of each, where it was, would leave a heap of holes after a flood.
             let room = std::mem::take(spoke);
             if (1..=KEPT_KEYS).contains(&room.capacity()) {
                 self.spare.push(room);
@@ -141,6 +142,14 @@ mod tests {
         let out = wheel.insert(key(1), Millis::NEVER);
         assert_eq!(out, Millis((SPOKES - 1) * TICK_MS));
         assert_eq!(due(&mut wheel, out.0), [1]);
+    }
+
+    #[test]
+    fn the_room_of_a_flood_is_given_back() {
+        let mut wheel = Wheel::new();
+        (0..10_000).for_each(|slot| _ = wheel.insert(key(slot), Millis(5_000)));
+        assert_eq!(due(&mut wheel, 5_200).len(), 10_000);
+        assert_eq!(wheel.spokes.iter().map(Vec::capacity).sum::<usize>(), 0);
     }
 
     #[test]
