@@ -212,14 +212,19 @@ impl Dialer {
     }
 }
 
-/// A socket that connects from `source` to `server`; the poll tells when it has.
+/// A socket that connects from `source` to `server`; the poll tells when it has. `small` ones have the smallest receive
+/// buffer there is, so that what they do not read waits at the server and not here.
 ///
 /// # Errors
 /// Whatever the kernel has against it.
-pub fn connect(server: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+pub fn connect(server: SocketAddr, source: Option<IpAddr>, small: bool) -> io::Result<TcpStream> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(server), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
+    if small {
+        // Before it connects: the window of a connection is scaled at its start.
+        socket.set_recv_buffer_size(1)?;
+    }
     if let Some(source) = source {
         // The port is then chosen when the destination is known, and can be shared among destinations.
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;

@@ -72,7 +72,8 @@ impl Worker {
         let source = sources[self.number(conn) as usize % sources.len()];
         let secure = self.assignment.secure.as_ref();
         let tls = secure.map(|secure| secure.connect(&self.scratch)).transpose()?;
-        let mut link = Link::new(dial::connect(self.assignment.server, source)?, tls);
+        let lazy = self.reading(conn) != Reading::Healthy;
+        let mut link = Link::new(dial::connect(self.assignment.server, source, lazy)?, tls);
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(link.socket(), Token(conn as usize), interest)?;
         self.links[conn as usize] = Some(link);
