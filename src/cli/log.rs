@@ -70,6 +70,9 @@ impl Log {
 
 fn writer(format: LogFormat) -> Writer {
     let layer = fmt::layer().with_writer(stderr).with_target(false);
+    // A line that cannot be written, to a full disk or a reader that is gone, would be complained about on stderr as
+    // well, and failing at that is a panic.
+    let layer = layer.log_internal_errors(false);
     match format {
         LogFormat::Text => layer.with_ansi(stderr().is_terminal()).boxed(),
         LogFormat::Json => {
