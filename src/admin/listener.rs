@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
 use tracing::warn;
 
 use super::View;
@@ -123,7 +124,10 @@ fn accept_until_told(listeners: &[Listener], told: &OwnedFd, view: &Arc<View>) {
         waited
             .extend(listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.fd(), PollFlags::IN)));
         // Fails only when it is interrupted, or out of memory.
-        if poll(&mut waited, None).is_err() {
+        if let Err(error) = poll(&mut waited, None) {
+            if error != Errno::INTR {
+                thread::sleep(RETRY);
+            }
             continue;
         }
         let is_ready: Vec<bool> = waited.iter().map(|it| !it.revents().is_empty()).collect();

@@ -110,6 +110,8 @@ pub(crate) struct Listener {
     inherited: bool,
     /// Whether connections came since the last rotation.
     taken: bool,
+    /// Whether no event will tell of connections, because the poll could not be asked for any.
+    deaf: bool,
     /// Whether its connections speak TLS.
     pub(crate) secure: bool,
     /// Kept to be given up when there is no other descriptor: with it a connection can be taken off the queue and
@@ -140,7 +142,15 @@ impl Listener {
         set_options(&socket)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let socket = TcpListener::from_std(socket.into());
-        Ok(Self { socket, secure, inherited: false, taken: false, reserve: open_reserve(), retry: None })
+        Ok(Self {
+            socket,
+            secure,
+            inherited: false,
+            taken: false,
+            deaf: false,
+            reserve: open_reserve(),
+            retry: None,
+        })
     }
 
     /// Accepts from a socket that listens already, by a descriptor of our own. Its queue is one for all who hold it.
@@ -153,6 +163,7 @@ impl Listener {
             secure: false,
             inherited: true,
             taken: false,
+            deaf: false,
             reserve: open_reserve(),
             retry: None,
         })
@@ -169,11 +180,21 @@ impl Listener {
 
     /// Lets those with whom the socket is shared have the next connection: of all that wait for one the kernel wakes
     /// the one that has asked first, so without this the first worker would get nearly all.
-    pub(crate) fn rotate(&mut self, registry: &Registry, token: Token) {
-        if self.inherited && std::mem::take(&mut self.taken) {
+    pub(crate) fn rotate(&mut self, registry: &Registry, token: Token, now: Millis) {
+        if !self.inherited {
+            return;
+        }
+        if std::mem::take(&mut self.taken) {
             self.deregister(registry);
-            // What came in between is an event at once. It was possible before, and frees what it takes.
-            let _ = self.register(registry, token);
+            self.deaf = true;
+        }
+        // What came in between is an event at once.
+        if self.deaf {
+            match self.register(registry, token) {
+                Ok(()) => self.deaf = false,
+                // No memory for it just now. Until there is, this one is asked by the clock.
+                Err(_) => self.pause(now),
+            }
         }
     }
 
@@ -196,7 +217,11 @@ impl Listener {
                 Accepted::Stream(stream, peer.ip())
             }
             Err(error) => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-                Some(rustix::io::Errno::AGAIN) => Accepted::Empty,
+                Some(rustix::io::Errno::AGAIN) => {
+                    // Whoever was waited for has left; a time that has passed would make every poll return at once.
+                    self.retry = None;
+                    Accepted::Empty
+                }
                 // accept(2): "treat them like EAGAIN by retrying": errors of the connection, not of ours.
                 Some(
                     rustix::io::Errno::INTR
@@ -225,9 +250,14 @@ impl Listener {
             return Accepted::TurnAway(stream);
         }
         self.restock();
+        self.pause(now);
+        Accepted::Exhausted(error)
+    }
+
+    /// Accepts nothing for a while, and longer each time until something comes.
+    pub(crate) fn pause(&mut self, now: Millis) {
         let pause = self.retry.map_or(RETRY_MIN, |(_, pause)| (pause * 2).min(RETRY_MAX));
         self.retry = Some((now.after(pause), pause));
-        Accepted::Exhausted(error)
     }
 
     /// Takes back the reserve, after a connection was turned away.

@@ -39,7 +39,7 @@ impl Worker {
         numbers.retain(|&number| {
             let more = number < self.listeners.len() && self.accept_some(number, true);
             if !more && let Some(listener) = self.listeners.get_mut(number) {
-                listener.rotate(self.poll.registry(), Token(number));
+                listener.rotate(self.poll.registry(), Token(number), now);
             }
             more
         });
@@ -54,6 +54,7 @@ impl Worker {
     /// to be told that the server ends.
     pub(super) fn accept_some(&mut self, number: usize, paced: bool) -> bool {
         let secure = self.listeners[number].secure;
+        let mut aborted = 0;
         for _ in 0..ACCEPTS_PER_TURN {
             if paced && let Err(at) = self.shared.pace.take(self.core.now) {
                 self.accept_at = at;
@@ -70,7 +71,7 @@ impl Worker {
                     turn_away(stream, secure, &full());
                     self.listeners[number].restock();
                 }
-                Accepted::Aborted => {}
+                Accepted::Aborted => aborted += 1,
                 Accepted::Empty => return false,
                 Accepted::Exhausted(error) => {
                     if self.core.metrics.accept_errors.get() == 0 {
@@ -80,6 +81,12 @@ impl Worker {
                     return false;
                 }
             }
+        }
+        // So many in a row are no peers that went away: something forbids us to accept, and says so each time.
+        if aborted == ACCEPTS_PER_TURN {
+            self.core.metrics.accept_errors.add(1);
+            self.listeners[number].pause(self.core.now);
+            return false;
         }
         true
     }
@@ -123,8 +130,10 @@ impl Worker {
             Err(error) => {
                 self.shared.seats.leave();
                 self.core.quotas.forgo(client);
+                if self.core.metrics.accept_errors.get() == 0 {
+                    warn!(worker = self.index, %error, "cannot register a connection (said once)");
+                }
                 self.core.metrics.accept_errors.add(1);
-                warn!(worker = self.index, %error, "cannot register a connection");
                 return;
             }
         };
