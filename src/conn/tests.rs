@@ -301,6 +301,27 @@ fn any_sign_of_life_puts_the_ping_off() {
 }
 
 #[test]
+fn after_an_hour_in_which_nobody_looked_silence_is_asked_about_before_it_is_judged() {
+    let mut bench = Bench::open();
+    assert_eq!(bench.at(3_600.0), None);
+    assert_eq!(bench.wire(), b"\x89\x00");
+    assert_eq!(bench.at(3_609.9), None);
+    assert_eq!(bench.at(3_610.0), Some(Cause::Silent));
+}
+
+#[test]
+fn whoever_has_said_something_that_is_not_read_yet_is_not_silent() {
+    let mut bench = Bench::open();
+    assert_eq!(bench.at(27.6), None);
+    assert_eq!(bench.wire(), b"\x89\x00");
+    bench.conn.heard(Millis(37_000));
+    assert_eq!(bench.at(37.6), None);
+    assert_eq!(bench.wire(), b"", "it is heard of, so the time begins anew");
+    assert_eq!(bench.at(37.0 + 27.6), None);
+    assert_eq!(bench.wire(), b"\x89\x00");
+}
+
+#[test]
 fn no_pings_when_they_are_switched_off() {
     let mut bench = Bench::open();
     bench.limits.ping_interval = Duration::ZERO;

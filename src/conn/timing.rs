@@ -60,6 +60,11 @@ impl Conn {
         }
     }
 
+    /// The peer has said something that is not read yet: whoever is kept waiting is not silent.
+    pub fn heard(&mut self, now: Millis) {
+        self.last_input = now;
+    }
+
     /// Silence is answered with a ping, silence after a ping with the end.
     fn keep_alive(
         &mut self,

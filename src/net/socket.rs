@@ -202,6 +202,10 @@ impl Core {
         if entry.stream.is_handshaking() {
             return self.secure_timeout(entry);
         }
+        // Kept waiting by us, and not by answers that it does not take.
+        if entry.unread && !entry.conn.pauses_reading(&self.limits) {
+            entry.conn.heard(self.now);
+        }
         let handshaking = entry.conn.is_handshaking();
         let (limits, rules) = (&self.limits[entry.route], &self.rules[entry.route]);
         if entry.conn.is_open() && self.quotas.expires_at(key.slot) <= self.now {

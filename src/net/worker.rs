@@ -8,6 +8,7 @@ mod budget;
 mod drain;
 mod share;
 mod shared;
+mod timers;
 
 use std::collections::VecDeque;
 use std::io;
@@ -67,7 +68,10 @@ pub(crate) struct Worker {
     mail: Vec<Mail>,
     /// The slots of the next deliveries.
     receivers: Vec<u32>,
+    /// Those whose deadline may have passed, and that no turn has come to yet.
     expired: Vec<Key>,
+    /// Polls in a row that found as much as they can tell of.
+    full_polls: usize,
     /// Connections that this worker's table has room for.
     table_max: usize,
     /// Questions about the connections that are not answered yet.
@@ -126,6 +130,7 @@ impl Worker {
             mail: Vec::new(),
             receivers: Vec::new(),
             expired: Vec::new(),
+            full_polls: 0,
             table_max,
             inspections: VecDeque::new(),
             turn_ended: Micros(0),
@@ -157,6 +162,7 @@ impl Worker {
                 self.event(event);
             }
             self.share.note(self.core.now, count);
+            self.full_polls = if count < EVENTS_PER_POLL { 0 } else { self.full_polls + 1 };
             self.accept_all();
             self.read_mail();
             self.read_ready();
@@ -215,7 +221,8 @@ impl Worker {
     /// How long there is nothing to do unless something happens.
     fn poll_timeout(&mut self) -> Option<Duration> {
         let accepts = !self.accepting.is_empty();
-        let is_busy = self.core.hub.has_work() || !self.inspections.is_empty() || self.budget.is_looking();
+        let is_behind = !self.inspections.is_empty() || !self.expired.is_empty();
+        let is_busy = is_behind || self.core.hub.has_work() || self.budget.is_looking();
         if is_busy || accepts && self.accept_at <= self.core.now {
             return Some(Duration::ZERO);
         }
@@ -374,29 +381,6 @@ impl Worker {
         }
         self.receivers = receivers;
         self.shared.mailboxes[own].sub_backlog(self.core.hub.take_finished_bytes());
-    }
-
-    fn expire_timers(&mut self) {
-        let now = self.core.now;
-        let mut expired = std::mem::take(&mut self.expired);
-        self.wheel.expire(now, &mut expired);
-        for key in expired.drain(..) {
-            let Some(entry) = self.slots.get_mut(key) else { continue };
-            if entry.timer_at > now {
-                continue;
-            }
-            entry.timer_at = Millis::NEVER;
-            if self.core.deadline(key, entry) <= now {
-                self.attend(key, Core::timeout);
-            }
-            if let Some(entry) = self.slots.get_mut(key)
-                && entry.timer_at == Millis::NEVER
-                && !entry.conn.is_gone()
-            {
-                entry.timer_at = self.wheel.insert(key, self.core.deadline(key, entry));
-            }
-        }
-        self.expired = expired;
     }
 
     /// Stops accepting and closes every connection, behind all that was published before.
