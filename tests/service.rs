@@ -16,25 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::program::{Program, run, wsd};
+use common::program::{Program, activated, run, wsd};
 use common::{Client, PATIENCE, Running, calm, request, text, wait_until};
 use rustix::process::Signal;
 use wsd::{App, Context, Drain, Message, Server};
-
-/// `wsd` with `socket` as the first one that is passed to it. The shell knows the number of the process to be, and
-/// takes the socket from its standard input to where it belongs.
-fn activated(socket: impl Into<OwnedFd>, arguments: &[&str]) -> Command {
-    let mut command = Command::new("sh");
-    let script = r#"exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web exec "$0" "$@""#;
-    command.args(["-c", script, env!("CARGO_BIN_EXE_wsd")]).args(arguments);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("WSD_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::from(socket.into()));
-    command
-}
 
 fn listen() -> (TcpListener, SocketAddr) {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");

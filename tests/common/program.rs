@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,6 +15,17 @@ use super::{Client, PATIENCE};
 pub(crate) fn wsd(args: &[&str]) -> Command {
     let mut command = clean(Command::new(env!("CARGO_BIN_EXE_wsd")));
     command.args(args);
+    command
+}
+
+/// `wsd` with `socket` as the first one that is passed to it. The shell knows the number of the process to be, and
+/// takes the socket from its standard input to where it belongs.
+pub(crate) fn activated(socket: impl Into<OwnedFd>, arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    let script = r#"exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web exec "$0" "$@""#;
+    command.args(["-c", script, env!("CARGO_BIN_EXE_wsd")]).args(arguments);
+    let mut command = clean(command);
+    command.stdin(Stdio::from(socket.into()));
     command
 }
 
@@ -44,9 +57,14 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it, and waits for its line.
     #[track_caller]
-    pub(crate) fn start(mut command: Command) -> Self {
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it can be started");
+    pub(crate) fn start(command: Command) -> Self {
+        Self::start_with_log(command, Stdio::piped())
+    }
+
+    /// The same, with somewhere else for its log.
+    #[track_caller]
+    pub(crate) fn start_with_log(mut command: Command, log: Stdio) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("it can be started");
         let mut ready = String::new();
         let stdout = child.stdout.take().expect("piped");
         // The end of its standard output is closed with the reader: that must not matter to it.
@@ -71,6 +89,13 @@ impl Program {
             .collect()
     }
 
+    /// The address of the first listener with TLS, which must have been asked for.
+    #[track_caller]
+    pub(crate) fn secure_address(&self) -> SocketAddr {
+        let mut words = self.ready.split([' ', ',', '\n']).filter_map(|word| word.strip_prefix("https://"));
+        words.next().expect("it was asked for").parse().expect("an address")
+    }
+
     /// The address of the admin listener, which must have been asked for.
     #[track_caller]
     pub(crate) fn admin(&self) -> SocketAddr {
@@ -93,6 +118,27 @@ impl Program {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(self.child.as_ref().expect("running"));
         kill_process(pid, signal).expect("it is ours, and was not waited for");
+    }
+
+    /// Passes on each line of its log from now on. Its end is the end of the program.
+    #[track_caller]
+    pub(crate) fn log(&mut self) -> mpsc::Receiver<String> {
+        let stderr = self.child.as_mut().expect("running").stderr.take().expect("asked for once");
+        let (line, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Read to its end, also where nobody wants to know: a log that is full would stop the program.
+            BufReader::new(stderr).lines().map_while(Result::ok).for_each(|it| drop(line.send(it)));
+        });
+        lines
+    }
+
+    /// Descriptors that it has open, in the tables of all its threads.
+    pub(crate) fn descriptors(&self) -> usize {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        // A thread that ends while it is looked at has none.
+        let open =
+            |task: std::fs::DirEntry| std::fs::read_dir(task.path().join("fd")).map_or(0, Iterator::count);
+        tasks.flatten().map(open).sum()
     }
 
     /// Bytes of memory that it has in use now.
