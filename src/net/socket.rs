@@ -203,7 +203,7 @@ impl Core {
             return self.secure_timeout(entry);
         }
         // Kept waiting by us, and not by answers that it does not take.
-        if entry.unread && !entry.conn.pauses_reading(&self.limits) {
+        if entry.unread && !entry.conn.pauses_reading(&self.limits[entry.route]) {
             entry.conn.heard(self.now);
         }
         let handshaking = entry.conn.is_handshaking();
