@@ -18,6 +18,9 @@ use common::program::Program;
 use common::{CLOSE, Client, TEXT, close, text, wait_until};
 use rustix::process::Signal;
 
+/// A machine that is busy may take its time, and nobody here answers pings.
+const CALM: [&str; 6] = ["--close-timeout", "1h", "--progress-timeout", "1h", "--ping-interval", "0"];
+
 // --- a drain ---
 
 const MESSAGES: usize = 3;
@@ -72,8 +75,7 @@ fn everyone_in_a_crowd_is_let_go_and_hears_all_that_was_said_before() {
     let spread_flag = format!("{spread}s");
     let flags =
         ["--threads", "4", "--drain-grace", "0", "--drain-retry", "4s", "--drain-spread", &spread_flag];
-    // A machine that is busy may take its time to answer a Close.
-    let program = Program::serve(&[&flags[..], &["--close-timeout", "60s", "--queue-hard", "1MiB"]].concat());
+    let program = Program::serve(&[&flags[..], &CALM, &["--queue-hard", "1MiB"]].concat());
     let server = program.addresses()[0];
 
     let crowd = Crowd::gather(server, conns, |part| {
@@ -214,9 +216,8 @@ fn r1_slow_readers_in_a_crowd_are_cut_and_the_others_lose_nothing() {
     let conns = conns(2_000);
     let slow = number("WSD_TEST_SLOW").unwrap_or(conns / 5).min(conns - 1);
     let queue = QUEUE_BYTES.to_string();
-    let flags =
-        ["--threads", "4", "--admin", "127.0.0.1:0", "--queue-hard", &queue, "--close-timeout", "60s"];
-    let program = Program::serve(&flags);
+    let flags = ["--threads", "4", "--admin", "127.0.0.1:0", "--queue-hard", &queue];
+    let program = Program::serve(&[&flags[..], &CALM].concat());
     let (server, admin) = (program.addresses()[0], program.admin());
 
     let course = Arc::new(Course::default());
