@@ -1,5 +1,5 @@
-//! Faults of what is around a server: peers that vanish, clocks that jump, apps that panic, settings that change all the
-//! time, system calls that fail.
+//! Faults of what is around a server: peers that vanish, clocks that jump, apps that panic, settings that change all
+//! the time, system calls that fail.
 //!
 //! These are short forms. `scripts/chaos` runs the same tests for longer, by the variables `WSD_TEST_*`. Those that are
 //! ignored need a machine that lets them do what they do: `scripts/test faults` looks, and runs them.
