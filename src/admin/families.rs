@@ -320,7 +320,8 @@ fn server(view: &View, families: &mut Vec<Family>) {
         "Connections that all workers together may hold",
         vec![(vec![], shared.seats.max() as f64)],
     ));
-    let certificates = shared.certificates.as_ref().map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
+    let certificates =
+        shared.certificates.as_ref().map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
     let expiries = certificates.iter().flat_map(|certificates| certificates.expiries());
     let ends = expiries.map(|(file, end)| (vec![("file", file.display().to_string())], end.as_secs() as f64));
     families.push(gauges(

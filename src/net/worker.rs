@@ -209,7 +209,7 @@ impl Worker {
         let tables = Tables {
             slots_used: self.slots.len(),
             slots: self.slots.end() as usize,
-            timers: self.wheel.len(),
+            timers: self.wheel.len() + self.expired.len(),
             topics: self.core.hub.topic_count(),
             members: self.core.hub.membership_count(),
         };
