@@ -310,7 +310,7 @@ fn sighup_changes_the_level_and_the_format_of_the_log() {
     // One line, because nothing is said at `warn` and `off`.
     let line: serde_json::Value = serde_json::from_str(&log).unwrap_or_else(|error| panic!("{error}: {log}"));
     assert_eq!((&line["level"], &line["message"]), (&"INFO".into(), &"settings reloaded".into()), "{log}");
-    assert_eq!(line["changed"], "max-message log log-format", "{log}");
+    assert_eq!(line["changed"], "max-message, log, log-format", "{log}");
 }
 
 #[test]
