@@ -22,6 +22,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use share::Share;
 pub(crate) use shared::{Endpoints, Settings, Shared};
+use timers::Heard;
 use tracing::info;
 
 use super::drain::Draining;
@@ -70,8 +71,7 @@ pub(crate) struct Worker {
     receivers: Vec<u32>,
     /// Those whose deadline may have passed, and that no turn has come to yet.
     expired: Vec<Key>,
-    /// Polls in a row that found as much as they can tell of.
-    full_polls: usize,
+    heard: Heard,
     /// Connections that this worker's table has room for.
     table_max: usize,
     /// Questions about the connections that are not answered yet.
@@ -130,7 +130,7 @@ impl Worker {
             mail: Vec::new(),
             receivers: Vec::new(),
             expired: Vec::new(),
-            full_polls: 0,
+            heard: Heard::default(),
             table_max,
             inspections: VecDeque::new(),
             turn_ended: Micros(0),
@@ -162,7 +162,7 @@ impl Worker {
                 self.event(event);
             }
             self.share.note(self.core.now, count);
-            self.full_polls = if count < EVENTS_PER_POLL { 0 } else { self.full_polls + 1 };
+            self.heard.note(self.turn_ended, count, self.slots.len() + self.listeners.len() + 1);
             self.accept_all();
             self.read_mail();
             self.read_ready();
