@@ -1,6 +1,8 @@
 //! Every request of `tests/corpus/handshakes.txt` over real sockets: each gets the answer that stands there, and only
 //! that one. Then web pages that may connect and that may not; and what SECURITY.md says about tests.
 
+#![cfg(feature = "cli")]
+
 mod common;
 
 use std::collections::BTreeSet;
