@@ -2,10 +2,12 @@
 //! dropped (by reason) or still queued: the ledger that the tests balance.
 
 mod histogram;
+mod routes;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{BOUNDS, Histogram, HistogramSum};
+pub use routes::{Entered, RouteLedger, RouteMetrics};
 
 /// A number that one thread writes and any thread reads: no locked instruction on the hot path.
 #[derive(Debug, Default)]
@@ -32,10 +34,6 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 }
-
-mod routes;
-
-pub use routes::{Entered, RouteLedger, RouteMetrics};
 
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
