@@ -23,18 +23,16 @@ use wsd::net::fdtable::raise_nofile;
 struct Flooded {
     program: Program,
     resident: u64,
-    descriptors: f64,
+    descriptors: usize,
 }
 
 impl Flooded {
     fn serve(flags: &[&str]) -> Self {
         let program = Program::serve(&[&["--threads", "4", "--admin", "127.0.0.1:0"], flags].concat());
         program.open("/echo").close();
-        let mut flooded = Self { resident: 0, descriptors: 0.0, program };
+        let mut flooded = Self { resident: 0, descriptors: 0, program };
         wait_until("it is at rest", || flooded.connections() == 0);
-        // The connection of the scrape before may still be among them.
-        let scrapes = (0..5).map(|_| flooded.scrape().sum("wsd_descriptors"));
-        flooded.descriptors = scrapes.fold(f64::INFINITY, f64::min);
+        flooded.descriptors = flooded.program.descriptors();
         flooded.resident = flooded.program.resident_bytes();
         flooded
     }
@@ -61,7 +59,8 @@ impl Flooded {
     #[track_caller]
     fn assert_as_before(&self) -> Scrape {
         wait_until("everyone is gone", || self.connections() == 0);
-        wait_until("descriptors are as before", || self.scrape().sum("wsd_descriptors") == self.descriptors);
+        let descriptors = || self.program.descriptors();
+        wait_until("descriptors are as before", || descriptors() == self.descriptors);
         let scrape = self.scrape();
         assert_eq!(scrape.value("wsd_messages_queued"), 0.0);
         scrape.assert_balanced();

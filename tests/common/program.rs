@@ -3,13 +3,14 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Client, PATIENCE};
+use super::{Client, PATIENCE, wait_until};
 
 /// `wsd` with these arguments, and none of the settings that this process may have in its environment.
 pub(crate) fn wsd(args: &[&str]) -> Command {
@@ -132,13 +133,21 @@ impl Program {
         lines
     }
 
-    /// Descriptors that it has open, in the tables of all its threads.
+    /// Descriptors that it has open, in the tables of all its threads, when every request to its admin listener is over:
+    /// who has heard the end of an answer is ahead of the thread that closes the connection.
+    #[track_caller]
     pub(crate) fn descriptors(&self) -> usize {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let threads = || {
+            let directory = format!("/proc/{}/task", self.pid());
+            std::fs::read_dir(directory).expect("it runs").flatten().map(|thread| thread.path())
+        };
+        let answers = |thread: PathBuf| {
+            std::fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim_end() == "wsd-admin-conn")
+        };
+        wait_until("admin requests are over", || !threads().any(answers));
         // A thread that ends while it is looked at has none.
-        let open =
-            |task: std::fs::DirEntry| std::fs::read_dir(task.path().join("fd")).map_or(0, Iterator::count);
-        tasks.flatten().map(open).sum()
+        let open = |thread: PathBuf| std::fs::read_dir(thread.join("fd")).map_or(0, Iterator::count);
+        threads().map(open).sum()
     }
 
     /// Bytes of memory that it has in use now.
