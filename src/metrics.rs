@@ -109,6 +109,8 @@ metrics! {
     http_requests,
     /// Requests refused: malformed, too long, wrong method or version.
     handshakes_refused,
+    /// Handshakes for a path that no route serves, answered with 404.
+    handshakes_no_route,
     /// Handshakes from web pages that may not connect.
     handshakes_foreign_origin,
     /// Handshakes that a route's app turned down.

@@ -362,6 +362,24 @@ fn the_log_is_quiet_unless_asked_for() {
     }
 }
 
+/// Whoever comes from a server that took every path finds out from the log as it is by default.
+#[test]
+fn a_path_that_nothing_serves_is_said() {
+    let program = Program::serve(&["--threads", "1"]);
+    for _ in 0..3 {
+        let mut client = program.connect();
+        client.send(request("/socket"));
+        client.assert_status(404);
+    }
+    program.signal(Signal::INT);
+    let stderr = String::from_utf8(program.output().stderr).expect("UTF-8");
+    assert!(stderr.contains("WARN handshakes refused (no route for their path; see --path)"), "{stderr}");
+    let counts = stderr.lines().filter_map(|line| line.split_once("count=")).map(|(_, rest)| {
+        rest.split(' ').next().and_then(|count| count.parse::<u32>().ok()).expect("a number")
+    });
+    assert_eq!(counts.sum::<u32>(), 3, "{stderr}");
+}
+
 /// More clients than descriptors. The limit on descriptors is on their numbers: those that the program inherits
 /// leave it fewer than it counts on, so that accept itself fails.
 #[test]

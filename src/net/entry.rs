@@ -114,6 +114,11 @@ impl Entry {
         self.eof_ahead |= eof_ahead;
     }
 
+    /// Where it comes from, for the log. Asked of the kernel, because no connection keeps it: only where somebody listens.
+    pub(super) fn peer(&self) -> String {
+        self.stream.peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string())
+    }
+
     /// Bytes that wait to be sent, in the queue and behind it.
     pub(super) fn queued_bytes(&self) -> u64 {
         u64::from(self.conn.queued_bytes()) + self.stream.pending_bytes() as u64

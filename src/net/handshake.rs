@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tracing::debug;
+use tracing::{debug, field};
 
 use super::entry::Entry;
 use super::slots::Key;
@@ -27,14 +27,15 @@ impl Core {
         };
         let Upgrade::WebSocket { key: ws_key } = request.upgrade() else {
             self.metrics.http_requests.add(1);
-            debug!(id = %self.id(key), path = request.path(), "http");
+            debug!(id = %self.id(key), path = request.path(), peer = entry.peer(), "http");
             return self.answer(entry, &http::respond(&self.pages, request.path(), self.state.get()));
         };
         if self.stopping {
             return self.answer(entry, &Response::text(503, "the server is stopping\n"));
         }
         let Some(route) = self.router.find(request.path()) else {
-            self.metrics.http_requests.add(1);
+            self.metrics.handshakes_no_route.add(1);
+            debug!(id = %self.id(key), path = request.path(), peer = entry.peer(), "no route for this path");
             return self.answer(entry, &Response::text(404, "no such route\n"));
         };
         if let Some(origin) = request.origin() {
@@ -48,7 +49,7 @@ impl Core {
             };
             if !(allowed(false) || allowed(true) && on_loopback()) {
                 self.metrics.handshakes_foreign_origin.add(1);
-                debug!(id = %self.id(key), origin, "origin refused");
+                debug!(id = %self.id(key), origin, peer = entry.peer(), "origin refused");
                 return self.answer(entry, &Response::text(403, "pages from this origin may not connect\n"));
             }
         }
@@ -83,11 +84,10 @@ impl Core {
 
     fn opened(&mut self, key: Key, entry: &mut Entry, route: u16) {
         self.metrics.opened.add(1);
-        // Asked of the kernel only where somebody listens: no connection keeps its peer's address.
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let peer = entry.stream.peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string());
             let path = entry.place.as_deref().map_or("", |place| &place.path);
-            debug!(id = %self.id(key), path, peer, "open");
+            let client = self.quotas.known_client(key.slot).map(field::display);
+            debug!(id = %self.id(key), path, peer = entry.peer(), client, "open");
         }
         entry.route = route;
         self.metrics.route(route).connections.add(1);
@@ -104,7 +104,7 @@ impl Core {
     /// `head` is the request as far as it came.
     pub(super) fn refuse(&mut self, key: Key, entry: &mut Entry, head: &[u8], error: RequestError) {
         self.metrics.handshakes_refused.add(1);
-        debug!(id = %self.id(key), status = error.status(), %error, "handshake refused");
+        debug!(id = %self.id(key), status = error.status(), %error, peer = entry.peer(), "handshake refused");
         let mut response = Response::text(error.status(), format!("{error}\n"));
         // "The server MUST NOT send content in the response" to HEAD (RFC 9110 section 9.3.2).
         if head.starts_with(b"HEAD ") {

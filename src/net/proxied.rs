@@ -41,7 +41,7 @@ impl Core {
             }
             Err(_) => {
                 self.metrics.proxy_headers_invalid.add(1);
-                debug!(id = %self.id(key), "no PROXY header from a trusted proxy");
+                debug!(id = %self.id(key), peer = entry.peer(), "no PROXY header from a trusted proxy");
                 After::Drop
             }
         }
@@ -58,6 +58,7 @@ impl Core {
             Client::Known(client) => Ok(Some(client)),
             Client::OneTooMany => {
                 self.metrics.refused_address.add(1);
+                debug!(id = %self.id(key), "too many connections from the address that the proxy named");
                 Err(too_many())
             }
             Client::Unasked | Client::Awaited(_) => Ok(None),

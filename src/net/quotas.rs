@@ -108,6 +108,14 @@ impl Quotas {
         self.rows.get(slot as usize).map_or(Client::Unasked, |row| row.client)
     }
 
+    /// The address of the client, where a setting asks for it.
+    pub(super) fn known_client(&self, slot: u32) -> Option<IpAddr> {
+        match self.client(slot) {
+            Client::Known(client) => Some(client),
+            Client::Unasked | Client::Awaited(_) | Client::OneTooMany => None,
+        }
+    }
+
     /// The client of a proxy's connection is known now; `None` where the proxy speaks for itself.
     pub(super) fn identify(&mut self, slot: u32, client: Option<IpAddr>) {
         let Some(row) = self.rows.get_mut(slot as usize) else { return };

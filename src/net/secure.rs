@@ -64,7 +64,7 @@ impl Core {
     /// The handshake failed: the connection ends, unless the peer can be told in the clear what it did.
     pub(super) fn insecure(&mut self, key: Key, entry: &mut Entry, error: &io::Error) -> After {
         self.metrics.tls_failed.add(1);
-        debug!(id = %self.id(key), %error, "no TLS");
+        debug!(id = %self.id(key), %error, peer = entry.peer(), "no TLS");
         if !entry.stream.tls().is_some_and(Tls::is_plaintext) {
             return After::Drop;
         }

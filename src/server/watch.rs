@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Counters and what they mean. First what somebody who runs a server has to know, then what peers do to themselves.
-const SERIOUS: [(&str, &str); 8] = [
+const SERIOUS: [(&str, &str); 9] = [
     ("refused_full", "connections turned away (the server is full)"),
     ("refused_memory", "connections turned away (queues hold too much memory; see --queue-total)"),
     ("refused_address", "connections turned away (too many from one address; see --max-conns-per-ip)"),
@@ -29,6 +29,7 @@ const SERIOUS: [(&str, &str); 8] = [
     ("accept_errors", "accepts failed (no descriptors or memory)"),
     ("app_panics", "callbacks panicked (their connections are closed with 1011)"),
     ("closed_slow", "connections closed with 1013 (slow consumer)"),
+    ("handshakes_no_route", "handshakes refused (no route for their path; see --path)"),
     ("handshakes_foreign_origin", "handshakes refused (page from another origin; see --allow-origin)"),
 ];
 const MINOR: [(&str, &str); 9] = [
