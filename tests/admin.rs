@@ -389,6 +389,14 @@ fn who_waits_is_seen() {
     assert_eq!(waiting.len(), 1, "{page}");
     let queued = waiting[0]["queued_bytes"].as_f64().expect("a number");
     assert_eq!(queued, Scrape::of(server.admin()).value("wsd_queued_bytes"));
+    let with_queue = |bytes: f64| {
+        let page = json(&get(server.admin(), &format!("/connections?queued={bytes}")));
+        page["connections"].as_array().expect("a list").len()
+    };
+    assert_eq!(
+        (with_queue(0.0), with_queue(1.0), with_queue(queued), with_queue(queued + 1.0)),
+        (2, 1, 1, 0)
+    );
     stuck.reset();
     sender.close();
     server.finish();

@@ -5,9 +5,11 @@ mod common;
 
 use std::time::Duration;
 
+use common::admin::get;
 use common::{Client, Running, calm, request, request_with, text};
+use serde_json::Value;
 use wsd::apps::Echo;
-use wsd::{Config, Drain, Limits, Proxies, Server, StartError};
+use wsd::{AdminAddress, Config, Drain, Limits, Proxies, Server, StartError};
 
 fn server(config: Config) -> Running {
     Running::start(Server::builder().config(Config { threads: 1, ..config }).app(Echo::default))
@@ -182,6 +184,36 @@ fn a_proxy_on_this_machine_does_not_make_its_clients_local() {
         }
     }
     assert_eq!(server.finish().handshakes_foreign_origin, 1);
+}
+
+/// Otherwise all that is seen of a thousand clients is one proxy.
+#[test]
+fn who_looks_at_the_connections_sees_for_whom_they_are() {
+    let admin = Some(AdminAddress::Tcp("127.0.0.1:0".to_owned()));
+    for (proxies, expected) in [
+        (
+            proxies(&["127.0.0.0/8"], false),
+            vec![Some("192.0.2.1"), Some("2001:db8::7"), Some("127.0.0.1"), None],
+        ),
+        (Proxies::default(), vec![None; 4]),
+    ] {
+        let server = server(Config { proxies, admin: admin.clone(), limits: calm(), ..Config::default() });
+        let heads = [forwarded("192.0.2.1"), forwarded("2001:db8::7"), request("/")];
+        let mut clients: Vec<_> = heads.iter().map(|head| (server.connect(), head)).collect();
+        for (client, head) in &mut clients {
+            client.send(head);
+            client.assert_upgraded();
+        }
+        let asks = server.connect();
+        server.wait("all are accepted", |metrics| metrics.connections == 4);
+        let page: Value = serde_json::from_str(&get(server.admin(), "/connections").body).expect("JSON");
+        let rows = page["connections"].as_array().expect("a list");
+        let named: Vec<_> = rows.iter().map(|row| row["client"].as_str()).collect();
+        assert_eq!(named, expected, "{page}");
+        drop(asks);
+        clients.into_iter().for_each(|(client, _)| client.close());
+        server.finish();
+    }
 }
 
 // --- the PROXY protocol ---

@@ -23,24 +23,29 @@ const LIMIT_MAX: usize = 1000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Page {
     limit: usize,
+    /// Only those for which at least so many bytes wait.
+    queued: u64,
     worker: usize,
     slot: u32,
 }
 
 impl Page {
-    /// From `limit=N&after=ID`, both optional.
+    /// From `limit=N&queued=BYTES&after=ID`, all of them optional.
     pub(super) fn from_query(query: &str) -> Result<Self, String> {
-        let mut page = Self { limit: LIMIT_DEFAULT, worker: 0, slot: 0 };
+        let mut page = Self { limit: LIMIT_DEFAULT, queued: 0, worker: 0, slot: 0 };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("limit", number)) => match number.parse() {
                     Ok(limit) if (1..=LIMIT_MAX).contains(&limit) => page.limit = limit,
                     _ => return Err(format!("limit must be 1 to {LIMIT_MAX}")),
                 },
+                Some(("queued", bytes)) => {
+                    page.queued = bytes.parse().map_err(|_| "queued must be a number of bytes".to_owned())?;
+                }
                 Some(("after", id)) => {
                     (page.worker, page.slot) = after(id).ok_or("after must be an id from a page before")?;
                 }
-                _ => return Err(format!("there are limit and after, but no `{pair}`")),
+                _ => return Err(format!("there are limit, queued and after, but no `{pair}`")),
             }
         }
         Ok(page)
@@ -64,7 +69,7 @@ pub(super) fn list(page: &Page, view: &View) -> Value {
     let until = Instant::now() + PATIENCE;
     for worker in page.worker..view.shared.mailboxes.len() {
         let (answer, answers) = mpsc::sync_channel(1);
-        let inspection = Inspection::list(from, page.limit - rows.len(), answer);
+        let inspection = Inspection::list(from, page.limit - rows.len(), page.queued, answer);
         view.shared.mailboxes[worker].post(Mail::Inspect(inspection));
         match answers.recv_timeout(until.saturating_duration_since(Instant::now()).max(PATIENCE_MIN)) {
             Ok(found) => {
@@ -94,6 +99,7 @@ fn describe(id: ConnId, row: &Row, view: &View) -> Value {
     json!({
         "id": id.to_string(),
         "address": row.peer.map(|peer| peer.to_string()),
+        "client": row.client.map(|client| client.to_string()),
         "route": route,
         "path": row.path,
         "subprotocol": row.subprotocol,
@@ -111,12 +117,18 @@ mod tests {
 
     #[test]
     fn pages() {
-        let page = |limit, worker, slot| Ok(Page { limit, worker, slot });
+        let page = |limit, worker, slot| Ok(Page { limit, queued: 0, worker, slot });
         assert_eq!(Page::from_query(""), page(100, 0, 0));
         assert_eq!(Page::from_query("limit=1"), page(1, 0, 0));
         assert_eq!(Page::from_query("limit=1000&after=2.17.5"), page(1000, 2, 18));
         assert_eq!(Page::from_query("after=0.4294967295.1"), page(100, 0, u32::MAX));
+        assert_eq!(
+            Page::from_query("queued=1&limit=5"),
+            Ok(Page { limit: 5, queued: 1, worker: 0, slot: 0 })
+        );
         for query in [
+            "queued=",
+            "queued=1KiB",
             "limit=0",
             "limit=1001",
             "limit=",

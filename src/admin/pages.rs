@@ -8,7 +8,7 @@ const INDEX: &str = "wsd\n\n\
     /metrics      for Prometheus\n\
     /healthz      200 while the process runs\n\
     /readyz       200 while clients should be sent here, 503 while not\n\
-    /connections  JSON; ?limit=100&after=ID\n\
+    /connections  JSON; ?limit=100&queued=BYTES&after=ID\n\
     /config       JSON, as it is in force\n";
 
 /// What a path on the admin listener is answered.

@@ -1,11 +1,12 @@
 //! Telling about a worker's connections, for who looks after the server. Nothing is shared for it on the hot path:
 //! the question comes by mail, a turn looks at a bounded number of slots, and the answer goes back through a channel.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use super::entry::Entry;
+use super::quotas::Quotas;
 use super::slots::{Key, Slots};
 use crate::id::Millis;
 
@@ -22,6 +23,8 @@ pub(crate) struct Inspection {
     from: u32,
     /// So many connections are described, then it is done; none at all, and every slot is looked at.
     rows_max: usize,
+    /// Only those for which at least so many bytes wait are described.
+    queued_min: u64,
     found: Found,
     answer: SyncSender<Found>,
 }
@@ -61,6 +64,8 @@ pub(crate) struct Row {
     pub(crate) generation: u32,
     /// `None` where the kernel no longer knows.
     pub(crate) peer: Option<SocketAddr>,
+    /// For whom it is, where a setting asks for that: behind a trusted proxy, whom the proxy named.
+    pub(crate) client: Option<IpAddr>,
     /// The number of its route; `None` before its handshake is done.
     pub(crate) route: Option<u16>,
     pub(crate) path: Option<String>,
@@ -78,16 +83,22 @@ pub(crate) struct Row {
 impl Inspection {
     /// How many connections have a backlog, and the longest wait.
     pub(crate) fn survey(answer: SyncSender<Found>) -> Self {
-        Self { from: 0, rows_max: 0, found: Found::default(), answer }
+        Self { from: 0, rows_max: 0, queued_min: 0, found: Found::default(), answer }
     }
 
-    /// The first `rows_max` connections from slot `from` on.
-    pub(crate) fn list(from: u32, rows_max: usize, answer: SyncSender<Found>) -> Self {
-        Self { from, rows_max, found: Found::default(), answer }
+    /// The first `rows_max` connections from slot `from` on for which `queued_min` bytes wait, or more.
+    pub(crate) fn list(from: u32, rows_max: usize, queued_min: u64, answer: SyncSender<Found>) -> Self {
+        Self { from, rows_max, queued_min, found: Found::default(), answer }
     }
 
     /// Does a turn's share; true when it is done, and answered.
-    pub(super) fn advance(&mut self, slots: &mut Slots<Entry>, tables: Tables, now: Millis) -> bool {
+    pub(super) fn advance(
+        &mut self,
+        slots: &mut Slots<Entry>,
+        quotas: &Quotas,
+        tables: Tables,
+        now: Millis,
+    ) -> bool {
         self.found.tables = tables;
         let end = slots.end();
         let until = end.min(self.from.saturating_add(SLOTS_PER_TURN));
@@ -103,8 +114,9 @@ impl Inspection {
                 self.found.waiting += 1;
                 self.found.longest = self.found.longest.max(waits);
             }
-            if self.rows_max > 0 {
-                self.found.rows.push(row(key, entry, waits, now));
+            if self.rows_max > 0 && entry.queued_bytes() >= self.queued_min {
+                let client = quotas.known_client(slot);
+                self.found.rows.push(row(key, entry, client, waits, now));
                 if self.found.rows.len() == self.rows_max {
                     return self.answer();
                 }
@@ -123,12 +135,13 @@ impl Inspection {
     }
 }
 
-fn row(key: Key, entry: &Entry, waits: Option<Duration>, now: Millis) -> Row {
+fn row(key: Key, entry: &Entry, client: Option<IpAddr>, waits: Option<Duration>, now: Millis) -> Row {
     let place = entry.place.as_deref();
     Row {
         slot: key.slot,
         generation: key.generation,
         peer: entry.stream.peer_addr().ok(),
+        client,
         route: place.map(|_| entry.route),
         path: place.map(|place| place.path.to_string()),
         subprotocol: place.and_then(|place| place.subprotocol.as_deref()).map(str::to_owned),

@@ -213,7 +213,7 @@ impl Worker {
             topics: self.core.hub.topic_count(),
             members: self.core.hub.membership_count(),
         };
-        if inspection.advance(&mut self.slots, tables, self.core.now) {
+        if inspection.advance(&mut self.slots, &self.core.quotas, tables, self.core.now) {
             self.inspections.pop_front();
         }
     }
