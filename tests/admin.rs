@@ -16,6 +16,7 @@ use serde_json::Value;
 use wsd::apps::{Broadcast, Echo};
 use wsd::net::fdtable::raise_nofile;
 use wsd::{AdminAddress, App, Builder, Context, Deflate, Limits, Message, Server, StartError};
+use wsd::{QueueTotal, RouteOptions, SlowPolicy};
 
 fn server(threads: usize) -> Builder {
     let admin = AdminAddress::Tcp("127.0.0.1:0".to_owned());
@@ -436,13 +437,22 @@ fn a_worker_that_is_stuck_is_left_out_and_the_rest_is_shown() {
 #[test]
 fn the_configuration_in_force() {
     let limits = Limits { max_message: 4321, ..calm() };
-    let server = Running::start(server(2).limits(limits).deflate(Deflate { level: 7, ..Deflate::default() }));
+    let builder = server(2).limits(limits).deflate(Deflate { level: 7, ..Deflate::default() });
+    let ticker = RouteOptions { slow_policy: SlowPolicy::DropOldest, gap_notice: Some("gap".to_owned()) };
+    let builder = builder.queue_total(QueueTotal::Bytes(123_456));
+    let server = Running::start(builder.route_with("/ticker", ticker, Broadcast::by_path));
     let shown = json(&get(server.admin(), "/config"));
     assert_eq!(shown["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(shown["config"]["limits"]["max_message"], 4321);
     assert_eq!(shown["config"]["limits"]["close_timeout"], "3600s");
     assert_eq!((&shown["config"]["threads"], &shown["config"]["deflate"]["level"]), (&2.into(), &7.into()));
-    assert_eq!(shown["routes"], serde_json::json!(["/rooms/{room}"]));
+    let routes = serde_json::json!([
+        {"path": "/rooms/{room}", "slow_policy": "close", "gap_notice": null},
+        {"path": "/ticker", "slow_policy": "drop-oldest", "gap_notice": "gap"},
+    ]);
+    assert_eq!(shown["routes"], routes);
+    assert_eq!((&shown["queue_memory_max"], &shown["log"]), (&123_456.into(), &"off".into()));
+    assert_eq!(Scrape::of(server.admin()).value("wsd_queue_memory_limit_bytes"), 123_456.0);
     server.finish();
 }
 

@@ -320,6 +320,11 @@ fn server(view: &View, families: &mut Vec<Family>) {
         "Connections that all workers together may hold",
         vec![(vec![], shared.seats.max() as f64)],
     ));
+    families.push(gauges(
+        "queue_memory_limit_bytes",
+        "Memory that all queues together may hold; 0 for no limit",
+        vec![(vec![], shared.queue_total as f64)],
+    ));
     let certificates =
         shared.certificates.as_ref().map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
     let expiries = certificates.iter().flat_map(|certificates| certificates.expiries());

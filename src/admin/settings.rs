@@ -3,8 +3,10 @@
 use std::sync::PoisonError;
 
 use serde_json::{Map, Value, json};
+use tracing::level_filters::LevelFilter;
 
 use super::View;
+use crate::route::Router;
 
 /// A setting whose name has one of these in it is not shown.
 const SECRET: [&str; 4] = ["secret", "password", "token", "credential"];
@@ -19,11 +21,26 @@ pub(super) fn show(view: &View) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "config": config,
-        "routes": view.shared.router.names(),
+        "log": LevelFilter::current().to_string(),
+        "queue_memory_max": view.shared.queue_total,
+        "routes": routes(&view.shared.router),
         "private_descriptor_tables": view.private_tables,
         "descriptors_in_each_table": view.descriptors,
         "connections_max": view.shared.seats.max(),
     })
+}
+
+/// Each route as it was written, in the order in which they were added, and what is special about it. Limits of its own
+/// stand in `route_limits`.
+fn routes(router: &Router) -> Vec<Value> {
+    let special = router.names().iter().zip(router.options());
+    special
+        .map(|(path, options)| {
+            let mut route = serde_json::to_value(options).unwrap_or_else(|error| json!(error.to_string()));
+            route["path"] = json!(path);
+            route
+        })
+        .collect()
 }
 
 /// Masks secrets, and writes times as the flags take them.

@@ -8,6 +8,7 @@ use super::Limits;
 
 /// What happens when others send more to a connection than it takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SlowPolicy {
     /// The connection is closed with 1013: whoever reads, reads everything.
     #[default]

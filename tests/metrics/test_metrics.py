@@ -139,6 +139,17 @@ def test_dashboard_and_alerts_ask_for_what_there_is_and_leave_nothing_out(wsd):
     assert exported - asked == {"process_virtual_memory_bytes", "process_threads", "process_open_fds", "wsd_uptime_seconds", "wsd_build_info"}
 
 
+def test_no_panel_of_the_dashboard_hides_another():
+    panels = json.loads((SCRIPTS / "grafana-dashboard.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = set()
+    for panel in panels:
+        left, top, width, height = (panel["gridPos"][side] for side in "xywh")
+        here = {(x, y) for x in range(left, left + width) for y in range(top, top + height)}
+        assert not here & places, panel["title"]
+        places |= here
+
+
 def test_every_alert_leads_to_a_part_of_the_operations_guide():
     headings = re.findall(r"^## (.*)$", (REPOSITORY / "docs" / "operations.md").read_text(), re.MULTILINE)
     anchors = {heading.lower().replace(" ", "-") for heading in headings}
