@@ -39,6 +39,7 @@ use wsd::{Reloaded, Remote, RouteLimits, Server, StartError};
 /// clients here.
 ///
 /// Ctrl-C, SIGINT and SIGQUIT end it within 5 seconds. SIGTERM drains it for a successor: see --drain-grace.
+/// SIGHUP has it read --config and certificates again.
 #[derive(Debug, Parser)]
 #[command(
     name = "wsd",
@@ -286,12 +287,19 @@ fn one_line(error: &clap::Error) -> String {
     let rendered = error.render().to_string();
     let first = rendered.lines().next().unwrap_or_default();
     let mut line = format!("wsd: {}", first.trim_start_matches("error: ").trim_end_matches(':'));
+    // The standard library's words for what is no number at all.
+    line = line.replace("invalid digit found in string", "a whole number is needed");
     let listed = match error.get(ContextKind::ValidValue) {
         Some(ContextValue::Strings(values)) if !values.is_empty() => Some(values.join(", ")),
         _ => None,
     };
     if let Some(values) = listed {
         line.push_str(&format!(" (one of: {values})"));
+    }
+    if error.kind() == ErrorKind::MissingRequiredArgument
+        && let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg)
+    {
+        line.push_str(&format!(": {}", missing.join(" ")));
     }
     let tip = rendered.lines().find_map(|line| line.trim().strip_prefix("tip: "));
     if let Some(tip) = tip {
@@ -331,8 +339,11 @@ mod tests {
             (["wsd", "--max-message", "1KB"], "--max-message"),
             (["wsd", "--drain-code", "1005"], "--drain-code"),
             (["wsd", "completions", "perl"], "perl"),
+            (["wsd", "--threads=nope", "--app=sink"], "a whole number is needed"),
             (["wsd", "--nope", "1"], "--nope"),
+            (["wsd", "check-config", ""], "<FILE>"),
         ] {
+            let args = args.into_iter().filter(|word| !word.is_empty());
             let error = Cli::try_parse_from(args).expect_err("must be refused");
             let line = one_line(&error);
             assert!(line.contains(flag) && !line.contains('\n'), "{line}");

@@ -259,11 +259,18 @@ fn pipe(program: &str, arguments: &[&str], input: &[u8]) -> Option<(bool, String
 
 #[test]
 fn completions_and_the_manual_page_know_every_flag() {
+    let help = String::from_utf8(run(wsd(&["--help"])).stdout).expect("UTF-8");
+    let flags: Vec<&str> = help
+        .lines()
+        .filter_map(|line| line.strip_prefix("      --").or_else(|| line.strip_prefix("  -t, --")))
+        .filter_map(|rest| rest.split([' ', '<']).next())
+        .collect();
+    assert!(flags.len() > 50, "{flags:?}");
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run(wsd(&["completions", shell]));
         let script = String::from_utf8_lossy(&output.stdout);
         assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
-        for word in ["max-message", "drain-spread", "health"] {
+        for word in flags.iter().chain(&["health", "check-config"]) {
             assert!(script.contains(word), "no `{word}` for {shell}");
         }
         if let Some((sound, errors)) = pipe(shell, &["-n"], &output.stdout) {
@@ -273,9 +280,13 @@ fn completions_and_the_manual_page_know_every_flag() {
     let output = run(wsd(&["man"]));
     let page = String::from_utf8_lossy(&output.stdout).replace("\\-", "-");
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
-    for word in [".TH wsd 1", "--max-message", "--drain-spread", "WSD_THREADS", "SIGTERM", "health"] {
+    for word in [".TH wsd 1", "WSD_THREADS", "SIGTERM", "SIGHUP", "wsd health", "wsd check-config"] {
         assert!(page.contains(word), "no `{word}` in the page");
     }
+    for flag in flags {
+        assert!(page.contains(&format!("--{flag}")), "no `--{flag}` in the page");
+    }
+    assert!(!page.contains("(1)"), "there are no other pages: {page}");
     if let Some((sound, errors)) = pipe("groff", &["-man", "-ww", "-Tutf8"], &output.stdout) {
         assert!(sound && errors.is_empty(), "{errors}");
     }

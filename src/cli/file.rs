@@ -169,6 +169,9 @@ fn setting<'c>(
 ) -> Result<(&'c Arg, Vec<String>), (usize, String)> {
     let name = key.get_ref().as_ref();
     let Some(argument) = find(command, name) else {
+        if is_table(value.get_ref()) {
+            return Err((key.span().start, format!("`{name}` is no table{}", meant_table(name))));
+        }
         let likeness = |argument: &&Arg| strsim::jaro_winkler(name, argument.get_long().unwrap_or_default());
         let known = command.get_arguments().filter(|argument| is_key(argument));
         let nearest = known.max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
@@ -180,6 +183,7 @@ fn setting<'c>(
     match (value.get_ref(), argument.get_action()) {
         (DeValue::Boolean(is_on), ArgAction::SetTrue) => Ok((argument, vec![is_on.to_string()])),
         (_, ArgAction::SetTrue) => wrong("is true or false"),
+        (DeValue::Boolean(_), _) if !is_switch(argument) => wrong("takes one text or number"),
         (DeValue::Array(array), ArgAction::Append) => {
             let values: Option<Vec<_>> = array.iter().map(|item| scalar(item.get_ref())).collect();
             values.map_or_else(|| wrong("is a list of texts"), |values| Ok((argument, values)))
@@ -189,6 +193,26 @@ fn setting<'c>(
             None => wrong("takes one text or number"),
         },
     }
+}
+
+/// A table, or several of one name.
+fn is_table(value: &DeValue<'_>) -> bool {
+    let first = value.as_array().and_then(|array| array.iter().next());
+    value.is_table() || first.is_some_and(|first| first.get_ref().is_table())
+}
+
+/// What who writes a table should write instead.
+fn meant_table(name: &str) -> &'static str {
+    if strsim::jaro_winkler(name, ROUTE) >= LIKENESS {
+        "; did you mean [[route]]?"
+    } else {
+        ": settings stand by themselves, and only routes are tables, [[route]]"
+    }
+}
+
+/// Whether a flag takes `on` and `off`.
+fn is_switch(argument: &Arg) -> bool {
+    argument.get_possible_values().iter().any(|value| value.matches("on", false))
 }
 
 fn scalar(value: &DeValue<'_>) -> Option<String> {
@@ -309,6 +333,13 @@ mod tests {
             ("threads = 1.5", "1: `threads` takes one text or number"),
             ("deflate = \"yes\"", "1: `deflate` is true or false"),
             ("route = 3", "1: routes are tables: [[route]]"),
+            ("[[routes]]\npath = \"/\"", "1: `routes` is no table; did you mean [[route]]?"),
+            ("[limits]\nmax-head = 1", "1: `limits` is no table: settings stand by themselves"),
+            (
+                "[[route]]\npath = \"/\"\n[route.limits]\nmax-age = 0",
+                "3: `limits` is no table: settings stand by themselves",
+            ),
+            ("max-head = true", "1: `max-head` takes one text or number"),
             ("\n[[route]]\napp = \"chat\"", "2: a route needs a `path`"),
             ("[[route]]\npath = \"/\"\napp = \"poker\"", "3: invalid value 'poker' for '--app <APP>'"),
             ("[[route]]\npth = \"/\"", "2: `pth` is no setting; did you mean `path`?"),

@@ -11,6 +11,9 @@ use wsd::net::probe;
 use super::one_line;
 use super::values::time;
 
+/// TLS is not spoken here: whether a certificate is good is not what a health check asks.
+const NO_URL: &str = "a URL begins with http://; of a server with TLS alone ask the --admin address";
+
 /// What else the program does than serve.
 #[derive(Debug, Subcommand)]
 pub(super) enum Tool {
@@ -60,10 +63,7 @@ impl Tool {
             Self::Completions { shell } => {
                 clap_complete::generate(*shell, &mut command.clone(), "wsd", &mut out);
             }
-            Self::Man => {
-                let page = clap_mangen::Man::new(command.clone());
-                page.render(&mut out).map_err(|error| one_line(&error.into()))?;
-            }
+            Self::Man => out = manual_page(command).map_err(|error| one_line(&error.into()))?,
             Self::CheckConfig { file } => {
                 super::Cli::of_file(file)?;
                 out.extend(format!("{}: ok\n", file.display()).into_bytes());
@@ -76,9 +76,21 @@ impl Tool {
     }
 }
 
+/// The only page there is: commands stand in it as one types them, not as pages of their own.
+fn manual_page(command: &Command) -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    let page = String::from_utf8_lossy(&page).into_owned();
+    let as_typed = |page: String, name: &str| {
+        let name = name.replace('-', "\\-");
+        page.replace(&format!("wsd\\-{name}(1)"), &format!("wsd {name}"))
+    };
+    Ok(command.get_subcommands().map(Command::get_name).fold(page, as_typed).into_bytes())
+}
+
 /// Whether the answer is 200.
 fn health(url: &str, timeout: Duration) -> Result<(), String> {
-    let rest = url.strip_prefix("http://").ok_or("a URL begins with http://")?;
+    let rest = url.strip_prefix("http://").ok_or(NO_URL)?;
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let path = if path.is_empty() { "/healthz" } else { path };
     match probe::status(host, path, timeout) {
