@@ -177,7 +177,7 @@ fn until_mail_is_taken_it_rings_once() {
 fn a_backlog_is_never_less_than_nothing() {
     model(|| {
         let post = Post::new();
-        let one = batch().wire_len();
+        let one = batch().backlog_bytes();
         let sender = post.sender(&["a", "b"]);
         let worker = {
             let post = post.clone();

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use common::{BINARY, CLOSE, Client, FIN, Running, TEXT, calm, close, frame, text};
@@ -344,6 +345,56 @@ fn what_was_handed_out_is_forgotten(threads: usize) {
     late.send(text("still heard"));
     late.assert_text("still heard");
     drop((members, late));
+    server.finish();
+}
+
+const TOPICS_EACH: usize = 1_000;
+const MEMBERS: usize = 40;
+
+/// Members of topics of their own. `all` publishes to every one of them; each message is read when the test says so.
+#[derive(Clone)]
+struct Stepwise(Arc<Barrier>);
+
+impl App for Stepwise {
+    fn on_open(&mut self, cx: &mut Context<'_>) {
+        if cx.path().starts_with("/member/") {
+            (0..TOPICS_EACH).for_each(|topic| cx.subscribe(&format!("{}/{topic}", cx.path())));
+        }
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_>, message: Message<'_>) {
+        if message.as_bytes() == b"all" {
+            let topics = (0..MEMBERS).flat_map(|member| (0..TOPICS_EACH).map(move |topic| (member, topic)));
+            topics.for_each(|(member, topic)| cx.publish(&format!("/member/{member}/{topic}"), "x"));
+        }
+        // Begun, and let go on.
+        self.0.wait();
+        self.0.wait();
+    }
+}
+
+/// What a batch costs us while it waits is far more than a message of one byte.
+#[test]
+fn many_small_batches_hold_input_up_before_they_fill_the_memory() {
+    let step = Arc::new(Barrier::new(2));
+    let app = Stepwise(Arc::clone(&step));
+    let server = Running::app(1, roomy(), move || app.clone());
+    let members: Vec<_> = (0..MEMBERS).map(|member| server.open(&format!("/member/{member}"))).collect();
+    let (mut publisher, mut other) = (server.open("/"), server.open("/"));
+    publisher.send(text("all"));
+    step.wait();
+    other.send(text("and this"));
+    step.wait();
+    // The other one's message is read.
+    step.wait();
+    let due = server.metrics().due;
+    step.wait();
+    let batches = (MEMBERS * TOPICS_EACH) as u64;
+    // 8 MiB wait at most, and each batch is 256 bytes beside its frame of 3.
+    let waiting = 8 * 1024 * 1024 / 259;
+    assert!(due >= batches - waiting && due < batches, "{due} of {batches} handed out");
+    server.wait("the others follow", |metrics| metrics.due == batches);
+    members.into_iter().chain([publisher, other]).for_each(Client::reset);
     server.finish();
 }
 

@@ -125,7 +125,7 @@ fn by_worker(view: &View, families: &mut Vec<Family>) {
     ));
     families.push(gauges(
         "fan_out_backlog_bytes",
-        "Bytes that a worker has yet to hand to the members of topics",
+        "What a worker has yet to hand to the members of topics: bytes, and 256 for each batch",
         each(&|index, _| Some(shared.mailboxes[index].backlog() as f64)),
     ));
     let thread_id = |index: usize| match shared.thread_ids[index].load(Ordering::Relaxed) {

@@ -26,6 +26,10 @@ const KEPT_BYTES: usize = 4 * 1024;
 /// queue takes a batch as a whole or not at all.
 const JOINED_BYTES: usize = 16 * 1024;
 
+/// What a batch costs while it waits beside what goes on the wire: itself, in lists that may be half empty, and its
+/// frame's allocation. Where it is kept compressed too, about twice as much.
+const BATCH_BYTES: usize = 256;
+
 /// One encoded frame with one message in it.
 #[derive(Clone, Copy, Debug)]
 pub enum FrameRef<'a> {
@@ -89,9 +93,13 @@ pub struct Batch {
     /// By slot and message.
     left_out: Option<Arc<[LeftOut]>>,
     messages: u32,
+    /// How many it was joined from.
+    batches: u32,
     wire_len: usize,
     stamp: Stamp,
 }
+
+const _: () = assert!(2 * size_of::<Batch>() + 32 <= BATCH_BYTES, "what waits is counted for what it costs");
 
 #[derive(Clone, Debug)]
 enum Pieces {
@@ -147,6 +155,7 @@ impl Pending {
             parts: None,
             left_out: (!self.left_out.is_empty()).then(|| self.left_out.drain(..).collect()),
             messages: std::mem::take(&mut self.messages),
+            batches: 1,
             wire_len,
             stamp: self.stamp,
         }
@@ -187,6 +196,7 @@ impl Batch {
             parts: None,
             left_out: None,
             messages: 1,
+            batches: 1,
             wire_len,
             stamp,
         }
@@ -206,11 +216,12 @@ impl Batch {
     pub fn join<'a>(batches: impl Iterator<Item = &'a Self> + Clone) -> Self {
         // The first was published first.
         let stamp = batches.clone().next().map(Self::stamp).unwrap_or_default();
-        let (mut messages, mut wire_len, mut left_out) = (0, 0, Vec::new());
+        let (mut messages, mut parts, mut wire_len, mut left_out) = (0, 0, 0, Vec::new());
         for batch in batches.clone() {
             let own = batch.left_out.as_deref().unwrap_or_default();
             left_out.extend(own.iter().map(|it| LeftOut { message: it.message + messages, ..*it }));
             messages += batch.messages;
+            parts += batch.batches;
             wire_len += batch.wire_len;
         }
         left_out.sort_unstable();
@@ -221,6 +232,7 @@ impl Batch {
             parts: deflates.then(|| batches.cloned().collect()),
             left_out: (!left_out.is_empty()).then(|| left_out.into()),
             messages,
+            batches: parts,
             wire_len,
             stamp,
         }
@@ -258,6 +270,12 @@ impl Batch {
     /// Bytes in it, as they are without compression.
     pub fn wire_len(&self) -> usize {
         self.wire_len
+    }
+
+    /// Bytes that it counts for while it waits for its members: many small batches cost far more than what is in them.
+    /// Joined, as many as what it was joined from.
+    pub fn backlog_bytes(&self) -> usize {
+        self.wire_len + self.batches as usize * BATCH_BYTES
     }
 
     /// The same, published there and then.
@@ -504,6 +522,7 @@ mod tests {
         assert_eq!(Batch::joinable(parts.iter()), 3);
         let joined = Batch::join(parts.iter());
         assert_eq!((joined.pieces().len(), joined.messages(), joined.wire_len()), (1, 4, 12));
+        assert_eq!(joined.backlog_bytes(), parts.iter().map(Batch::backlog_bytes).sum::<usize>());
         for (slot, expected) in [(1, "bd"), (2, "acd"), (3, "abc"), (4, "abcd")] {
             let (bytes, messages) = bytes_for(&joined, slot);
             assert_eq!((payloads(&bytes).0.concat(), messages), (expected.to_owned(), expected.len() as u32));

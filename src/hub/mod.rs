@@ -36,7 +36,7 @@ pub struct Hub {
     missed: u64,
     /// Bytes published in this turn.
     pending_bytes: usize,
-    /// Bytes of batches that are done with.
+    /// What batches that are done with counted for.
     finished_bytes: usize,
     /// The stamps of batches that the last member has just had.
     finished: Vec<Stamp>,
@@ -187,7 +187,7 @@ impl Hub {
     pub fn receive(&mut self, topic: &str, batch: Batch) {
         match self.names.get(topic) {
             Some(&id) => self.start(id, batch),
-            None => self.finished_bytes += batch.wire_len(),
+            None => self.finished_bytes += batch.backlog_bytes(),
         }
     }
 
@@ -219,7 +219,7 @@ impl Hub {
                 return Some(job.batch.clone());
             }
             let topic = job.topic;
-            self.finished_bytes += job.batch.wire_len();
+            self.finished_bytes += job.batch.backlog_bytes();
             self.finished.push(job.batch.stamp());
             self.jobs.pop_front();
             self.topics[topic as usize].jobs -= 1;
@@ -238,7 +238,8 @@ impl Hub {
         self.pending_bytes
     }
 
-    /// Bytes of batches that every member here has had, since the last call.
+    /// Of batches that every member here has had, since the last call: what they counted for
+    /// ([`Batch::backlog_bytes`]).
     pub fn take_finished_bytes(&mut self) -> usize {
         std::mem::take(&mut self.finished_bytes)
     }
@@ -252,7 +253,7 @@ impl Hub {
     fn start(&mut self, id: u32, batch: Batch) {
         let topic = &mut self.topics[id as usize];
         if topic.live == 0 {
-            self.finished_bytes += batch.wire_len();
+            self.finished_bytes += batch.backlog_bytes();
             return;
         }
         topic.jobs += 1;
@@ -322,7 +323,8 @@ impl Hub {
         }
         // A cursor is somewhere in the list: leave a gap rather than move a member across it.
         topic.members[index as usize].slot = NONE;
-        for job in self.jobs.iter().filter(|job| job.topic == id && (job.cursor..job.end).contains(&index)) {
+        let jobs = self.jobs.iter().filter(|job| job.topic == id).take(topic.jobs as usize);
+        for job in jobs.filter(|job| (job.cursor..job.end).contains(&index)) {
             self.missed += u64::from(job.batch.messages_for(slot));
         }
     }

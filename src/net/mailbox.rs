@@ -60,7 +60,7 @@ impl Wake for Event {
 pub(crate) struct Mailbox<W = Event> {
     mail: Mutex<Vec<Mail>>,
     notified: AtomicBool,
-    /// Bytes of batches that the worker has yet to fan out, from itself and from others.
+    /// What batches count for that the worker has yet to fan out, its own and those of others.
     backlog: AtomicUsize,
     event: W,
 }
@@ -90,7 +90,7 @@ impl<W: Wake> Mailbox<W> {
     /// Posts what was published to a topic. The worker has it in its books before it has it, or what it takes off them
     /// could be more than is there.
     pub(crate) fn publish(&self, topic: Arc<str>, batch: Batch) {
-        self.add_backlog(batch.wire_len());
+        self.add_backlog(batch.backlog_bytes());
         self.post(Mail::Publish { topic, batch });
     }
 

@@ -36,8 +36,8 @@ use super::tls::{Acceptor, ServerConfig};
 use super::wheel::Wheel;
 use crate::id::{Micros, Millis};
 
-/// While more than this waits to be fanned out on any worker, no input is read: publishers then wait in the
-/// kernel, and in the end in their own `send`, instead of in our memory.
+/// While more than this waits to be fanned out on any worker, as batches count it, no input is read: publishers then
+/// wait in the kernel, and in the end in their own `send`, instead of in our memory.
 const BACKLOG_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long input is left unread before the backlog is looked at again, when another worker has it.
@@ -351,7 +351,7 @@ impl Worker {
             let mark = shared.audience.mark(topic);
             for (index, mailbox) in shared.mailboxes.iter().enumerate() {
                 if index == own {
-                    mailbox.add_backlog(batch.wire_len());
+                    mailbox.add_backlog(batch.backlog_bytes());
                 } else if shared.audience.has(index, mark) {
                     mailbox.publish(Arc::clone(topic), batch.for_other_workers());
                 }
