@@ -335,6 +335,7 @@ impl Worker {
         if self.backlogged {
             return;
         }
+        self.share.note_ready(self.ready.len());
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else { break };
             let Some(entry) = self.slots.get_mut(key) else { continue };

@@ -6,7 +6,8 @@ use crate::id::Millis;
 /// hundred.
 const ALONE: usize = 128;
 
-/// Deliveries in a turn while others do. At 2 to 6 us each, they wait for a fifth of a millisecond at most.
+/// Deliveries in a turn while others do. At 2 to 6 us each, they wait for a fifth of a millisecond at most. A turn that
+/// takes in more than that hands out as much: or what it takes in would only pile up, in a thousand rooms of one.
 const BESIDE_OTHERS: usize = 32;
 
 /// Over what time events are counted.
@@ -22,11 +23,13 @@ pub(super) struct Share {
     since: Millis,
     events: u64,
     deliveries: usize,
+    /// Connections that are read in this turn, at most.
+    taken_in: usize,
 }
 
 impl Share {
     pub(super) const fn new() -> Self {
-        Self { since: Millis(0), events: 0, deliveries: ALONE }
+        Self { since: Millis(0), events: 0, deliveries: ALONE, taken_in: 0 }
     }
 
     /// So many events came with this turn.
@@ -38,11 +41,17 @@ impl Share {
             (self.since, self.events) = (now, 0);
         }
         self.events += events as u64;
+        self.taken_in = events;
+    }
+
+    /// So many are read in this turn that had more than a turn's share before.
+    pub(super) fn note_ready(&mut self, connections: usize) {
+        self.taken_in += connections;
     }
 
     /// Deliveries that this turn may make.
-    pub(super) const fn deliveries(&self) -> usize {
-        self.deliveries
+    pub(super) fn deliveries(&self) -> usize {
+        self.deliveries.max(self.taken_in)
     }
 }
 
@@ -68,5 +77,16 @@ mod tests {
         {
             assert_eq!(after(events, &mut share, second as u64 * 1000), deliveries, "{events} in a second");
         }
+    }
+
+    #[test]
+    fn a_turn_hands_out_no_less_than_it_takes_in() {
+        let mut share = Share::new();
+        after(100_000, &mut share, 0);
+        share.note(Millis(2_001), 1_000);
+        share.note_ready(500);
+        assert_eq!(share.deliveries(), 1_500);
+        share.note(Millis(2_002), 1);
+        assert_eq!(share.deliveries(), BESIDE_OTHERS);
     }
 }
