@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use super::PATIENCE;
+use super::{PATIENCE, wait_until};
 
 /// An answer.
 #[derive(Debug)]
@@ -26,6 +26,14 @@ pub(crate) fn ask(address: SocketAddr, request: &str) -> Answer {
     let stream = TcpStream::connect(address).expect("the admin listener accepts");
     stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
     exchange(stream, request)
+}
+
+/// Has every worker answer a question, so that it has read all the mail that it had before.
+#[track_caller]
+pub(crate) fn wait_for_workers(address: SocketAddr) {
+    wait_until("every worker answers", || {
+        get(address, "/connections?limit=1000").body.contains(r#""workers_without_answer": []"#)
+    });
 }
 
 /// The same over any stream.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use rustls::ClientConfig;
 
-use crate::common::admin::{Scrape, get};
+use crate::common::admin::{Scrape, get, wait_for_workers};
 use crate::common::program::{Program, wsd};
 use crate::common::tls::Authority;
 use crate::common::{Client, PATIENCE, wait_until};
@@ -127,12 +127,11 @@ fn settings_and_certificates_that_change_all_the_time_cost_nobody_a_connection()
         if !bad_settings {
             assert_eq!(max_message(&program), 1024 + rounds);
         }
-        if bad_certificate {
-            assert_eq!(certificate(secure, &config), shown, "the old one stays");
-        } else {
-            wait_until("new connections see the new certificate", || certificate(secure, &config) != shown);
-            shown = certificate(secure, &config);
-        }
+        // Each worker hears of it by mail.
+        wait_for_workers(program.admin());
+        let now = certificate(secure, &config);
+        assert_eq!(now == shown, bad_certificate, "new connections see the new certificate, if it is sound");
+        shown = now;
         refused += u64::from(bad_settings || bad_certificate);
     }
     // Signals that nobody waits for are one or more reloads, and the last settings are in force after the last.
