@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::assert_balanced;
 use common::{CLOSE, Client, FIN, PING, Running, TEXT, binary, calm, close, frame, pong, request, text};
 use wsd::apps::{Broadcast, Echo};
-use wsd::{Admission, App, Close, CloseCode, Config, Context, Limits, Message, Request, Server};
+use wsd::{Admission, App, Close, CloseCode, Config, Context, Limits, Message, Request, RouteLimits, Server};
 
 /// Pings soon, and gives up soon.
 fn hasty() -> Limits {
@@ -36,14 +36,15 @@ fn a_silent_peer_is_pinged_and_given_up() {
 
 #[test]
 fn a_peer_that_answers_pings_lives() {
-    let server = Running::echo(hasty());
+    // Long enough for an answer on a busy machine.
+    let server = Running::echo(Limits { pong_timeout: Duration::from_secs(3), ..hasty() });
     let mut answers = server.open("/");
     let mut silent = server.open("/");
-    for _ in 0..3 {
+    // The second one comes when the time for the first answer is over, and with it that of the other.
+    for _ in 0..2 {
         assert_eq!(answers.read_frame().opcode, PING);
         answers.send(pong(b""));
     }
-    // By then the one that did not answer is long gone.
     while silent.next_frame().is_some() {}
     answers.send(text("still here"));
     loop {
@@ -61,15 +62,28 @@ fn a_peer_that_answers_pings_lives() {
 
 #[test]
 fn whoever_talks_is_not_pinged() {
-    let server = Running::echo(Limits { ping_interval: Duration::from_secs(1), ..hasty() });
-    let mut client = server.open("/");
+    let (ping_interval, pong_timeout) = (Duration::from_secs(1), Duration::from_secs(3600));
+    let server = Running::echo(Limits { ping_interval, pong_timeout, ..calm() });
     let start = Instant::now();
+    let mut heard = start;
+    let mut client = server.open("/");
     while start.elapsed() < Duration::from_millis(1600) {
-        assert!(client.is_silent_for(Duration::from_millis(20)), "a ping for somebody who talks");
+        client.is_silent_for(Duration::from_millis(20));
+        let said = Instant::now();
         client.send(text("x"));
-        client.assert_text("x");
+        loop {
+            let frame = client.read_frame();
+            if frame.opcode != PING {
+                assert_eq!(frame.payload, b"x");
+                break;
+            }
+            // Where the machine holds the client up for so long it is silent; 10 % early at most.
+            let silent = heard.elapsed() + Duration::from_millis(5);
+            assert!(silent >= Duration::from_millis(900), "a ping for somebody who talks, after {silent:?}");
+        }
+        heard = said;
     }
-    client.close();
+    drop(client);
     server.finish();
 }
 
@@ -151,8 +165,18 @@ fn codes(seen: &Seen) -> Vec<u16> {
 
 #[test]
 fn on_close_comes_once_for_each_on_open_whatever_the_reason() {
-    let limits = Limits { queue_hard: 1000, ..hasty() };
-    let (server, seen) = witnessed(2, limits);
+    // Silence is noticed soon on one path alone: elsewhere a busy machine makes everyone silent now and then.
+    let silence = RouteLimits {
+        ping_interval: Some(hasty().ping_interval),
+        pong_timeout: Some(hasty().pong_timeout),
+        ..RouteLimits::default()
+    };
+    let seen = Seen::default();
+    let shared = Arc::clone(&seen);
+    let witness = move || Witness(Arc::clone(&shared));
+    let builder = Server::builder().threads(2).limits(Limits { queue_hard: 1000, ..calm() });
+    let builder = builder.route("/silent", witness.clone()).route_limits("/silent", silence);
+    let server = Running::start(builder.app(witness));
     server.open("/").close();
     let mut no_code = server.open("/");
     no_code.send(frame(FIN | CLOSE, b""));
@@ -171,12 +195,12 @@ fn on_close_comes_once_for_each_on_open_whatever_the_reason() {
     panicked.assert_text("before");
     panicked.assert_closes_with(1011);
     // Never refused while the queue is empty; the one behind it is too much.
-    let mut slow = Client::open_small(server.address, "/");
+    let mut slow = Client::open_small(server.address, "/silent");
     slow.send([text("flood"), text("flood")].concat());
     let mut refused = server.connect();
     refused.send(request("/").replace("13", "8"));
     refused.assert_status(426);
-    let silent = server.open("/");
+    let silent = server.open("/silent");
     server.wait("the silent ones are given up", |metrics| metrics.closed_silent + metrics.closed_slow == 2);
     drop((silent, slow));
     let metrics = server.finish();
@@ -351,9 +375,11 @@ fn the_ceiling_holds_when_everyone_comes_at_once() {
             .collect();
         let crowd: Vec<Client> =
             crowds.into_iter().flat_map(|crowd| crowd.join().expect("all are accepted")).collect();
-        let metrics =
-            server.wait("all are looked at", |metrics| metrics.accepted + metrics.refused_full == 40 * round);
-        assert_eq!(metrics.connections, 8, "in round {round}");
+        // Whoever is accepted is counted among the connections right after that.
+        let most = server.wait("all are looked at", |metrics| {
+            metrics.accepted + metrics.refused_full == 40 * round && metrics.connections >= 8
+        });
+        assert_eq!(most.connections, 8, "in round {round}");
         drop(crowd);
         server.wait("all are gone", |metrics| metrics.connections == 0);
     }

@@ -114,14 +114,14 @@ fn fragments_with_a_ping_between_them() {
 
 #[test]
 fn pings_go_both_ways() {
-    let (ping_interval, pong_timeout) = (Duration::from_millis(150), Duration::from_millis(800));
+    let (ping_interval, pong_timeout) = (Duration::from_millis(150), Duration::from_secs(3));
     let server = Running::echo(Limits { ping_interval, pong_timeout, ..calm() });
     let mut socket = connect(&server, "/");
     for payload in [&b""[..], b"?", &[0xff; 125]] {
         socket.send(Message::Ping(payload.to_vec().into())).expect("sent");
         assert_eq!(read(&mut socket), Message::Pong(payload.to_vec().into()));
     }
-    // The server's own; tungstenite answers by itself.
+    // The server's own; tungstenite answers by itself, also on a busy machine in time.
     for _ in 0..2 {
         assert_eq!(read(&mut socket), Message::Ping("".into()));
     }
