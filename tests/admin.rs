@@ -9,13 +9,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use common::admin::{Answer, Scrape, ask, exchange, get};
 use common::{Client, PATIENCE, Running, calm, text, wait_until};
 use serde_json::Value;
 use wsd::apps::{Broadcast, Echo};
 use wsd::net::fdtable::raise_nofile;
-use wsd::{AdminAddress, App, Builder, Context, Deflate, Limits, Message, Server, StartError};
+use wsd::{AdminAddress, App, Builder, Context, Deflate, Drain, Limits, Message, Server, StartError};
 use wsd::{QueueTotal, RouteOptions, SlowPolicy};
 
 fn server(threads: usize) -> Builder {
@@ -30,7 +31,9 @@ fn json(answer: &Answer) -> Value {
 
 #[test]
 fn health_readiness_and_what_is_not_there() {
-    let server = Running::start(server(1));
+    let hour = Duration::from_secs(3600);
+    let patient = Drain { grace: hour, timeout: 2 * hour, ..Drain::default() };
+    let server = Running::start(server(1).drain(patient));
     let admin = server.admin();
     assert_eq!((get(admin, "/healthz").status, get(admin, "/healthz").body.as_str()), (200, "ok\n"));
     assert_eq!((get(admin, "/readyz").status, get(admin, "/readyz").body.as_str()), (200, "ready"));
@@ -42,7 +45,8 @@ fn health_readiness_and_what_is_not_there() {
     assert_eq!(Scrape::of(admin).value("wsd_ready"), 0.0);
     assert_eq!(get(server.address, "/metrics").status, 404, "nothing of this on the public port");
     server.finish();
-    assert!(TcpStream::connect(admin).is_err(), "it ends with the server");
+    // A process that is being started by another test has a copy of every socket, for a moment.
+    wait_until("it ends with the server", || TcpStream::connect(admin).is_err());
 }
 
 #[test]
@@ -380,24 +384,26 @@ fn who_waits_is_seen() {
         sender.send(text(&message));
         sender.assert_text(&message);
     }
-    server.wait("something waits", |metrics| metrics.queued_bytes > 0);
+    server.wait("something waits, and nothing is under way", |metrics| {
+        metrics.queued_bytes > 0 && metrics.due == 200 && metrics.due == metrics.delivered + metrics.queued
+    });
     wait_until("it has waited for a moment", || {
         Scrape::of(server.admin()).sum("wsd_queued_oldest_seconds") > 0.0
     });
-    let page = json(&get(server.admin(), "/connections"));
-    let rows = page["connections"].as_array().expect("a list");
-    let waiting: Vec<&Value> = rows.iter().filter(|row| row["waiting_seconds"].is_f64()).collect();
-    assert_eq!(waiting.len(), 1, "{page}");
-    let queued = waiting[0]["queued_bytes"].as_f64().expect("a number");
-    assert_eq!(queued, Scrape::of(server.admin()).value("wsd_queued_bytes"));
     let with_queue = |bytes: f64| {
         let page = json(&get(server.admin(), &format!("/connections?queued={bytes}")));
         page["connections"].as_array().expect("a list").len()
     };
-    assert_eq!(
-        (with_queue(0.0), with_queue(1.0), with_queue(queued), with_queue(queued + 1.0)),
-        (2, 1, 1, 0)
-    );
+    // The kernel may take a little more at any time.
+    wait_until("all pages and the metrics say the same", || {
+        let page = json(&get(server.admin(), "/connections"));
+        let rows = page["connections"].as_array().expect("a list");
+        let waiting: Vec<&Value> = rows.iter().filter(|row| row["waiting_seconds"].is_f64()).collect();
+        assert_eq!(waiting.len(), 1, "{page}");
+        let queued = waiting[0]["queued_bytes"].as_f64().expect("a number");
+        let counts = [0.0, 1.0, queued, queued + 1.0].map(with_queue);
+        queued == Scrape::of(server.admin()).value("wsd_queued_bytes") && counts == [2, 1, 1, 0]
+    });
     stuck.reset();
     sender.close();
     server.finish();
@@ -420,12 +426,22 @@ fn a_worker_that_is_stuck_is_left_out_and_the_rest_is_shown() {
     let mut client = server.open("/stuck");
     client.send(text("stop here"));
     server.wait("it is in the callback", |metrics| metrics.messages_in == 1);
-    let page = json(&get(server.admin(), "/connections"));
-    let stuck = page["workers_without_answer"].as_array().expect("a list");
-    assert_eq!((stuck.len(), page["connections"].as_array().map(Vec::len)), (1, Some(0)), "{page}");
+    // When one has used up the time of all, the other one has a moment, and on a busy machine may miss it.
+    wait_until("the other one is there", || {
+        let page = json(&get(server.admin(), "/connections"));
+        let stuck = page["workers_without_answer"].as_array().expect("a list");
+        assert_eq!(page["connections"], serde_json::json!([]), "{page}");
+        assert!((1..=2).contains(&stuck.len()), "{page}");
+        stuck.len() == 1
+    });
     let scrape = Scrape::of(server.admin());
     assert_eq!(scrape.label_values("worker"), ["0", "1"]);
-    assert_eq!((scrape.samples_of("wsd_queued_connections"), scrape.samples_of("wsd_topics")), (1, 1));
+    wait_until("of the other one everything is there", || {
+        let scrape = Scrape::of(server.admin());
+        let seen = ["wsd_queued_connections", "wsd_topics"].map(|metric| scrape.samples_of(metric));
+        assert!(seen.iter().all(|samples| *samples <= 1), "{seen:?}");
+        seen == [1, 1]
+    });
     assert_eq!(scrape.value(r#"wsd_messages_received_total{route="/stuck"}"#), 1.0);
     assert_eq!(get(server.admin(), "/healthz").status, 200);
     barrier.wait();
@@ -468,6 +484,8 @@ fn a_unix_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not() {
     let path = socket_path("a.sock");
     drop(UnixListener::bind(&path).expect("a new path"));
     assert!(path.exists(), "a socket file outlives its listener");
+    // A process that is being started by another test has a copy of every socket, for a moment.
+    wait_until("nobody listens there", || UnixStream::connect(&path).is_err());
     let at = |path: &PathBuf| server(1).admin(AdminAddress::Unix(path.clone()));
     let running = Running::start(at(&path));
     let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
