@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{
-    BINARY, CLOSE, CONTINUATION, Client, FIN, MASK, PING, PONG, Running, TEXT, binary, calm, close,
+    BINARY, CLOSE, CONTINUATION, Client, FIN, MASK, PATIENCE, PING, PONG, Running, TEXT, binary, calm, close,
     fragments, frame, header, ping, request, text,
 };
 use wsd::{App, CloseCode, Context, Limits, Message};
@@ -386,11 +386,12 @@ fn f10_a_close_that_is_never_answered() {
     assert_eq!(client.assert_close(4001), "enough");
     // Not even by whoever goes on talking.
     while client.is_silent_for(Duration::from_millis(20)) {
+        assert!(start.elapsed() < PATIENCE, "it goes on listening");
         client.send_to_whom_it_may_concern(&text("and another thing"));
     }
     client.assert_eof();
     let waited = start.elapsed();
-    assert!(waited + Duration::from_millis(5) >= timeout && waited < timeout * 10, "{waited:?}");
+    assert!(waited + Duration::from_millis(5) >= timeout, "{waited:?}");
 
     // The same after a mistake: our side has ended, the peer does not end its own.
     let mut client = server.open("/");

