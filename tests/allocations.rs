@@ -10,8 +10,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use wsd::Server;
 use wsd::apps::{Broadcast, Echo};
+use wsd::{Limits, Server};
 
 /// The system's allocator, counted.
 struct Counting;
@@ -139,9 +139,12 @@ fn exchange(streams: &mut [TcpStream]) -> u64 {
 
 #[test]
 fn an_echo_and_a_connection_cost_none_and_a_broadcast_one_for_all_its_receivers() {
+    // Most of these connections never say anything, and a ping is not what they wait for.
+    let limits = Limits { ping_interval: Duration::ZERO, ..Limits::default() };
     let server = Server::builder()
         .listen("127.0.0.1:0")
         .threads(1)
+        .limits(limits)
         .route("/echo", Echo::default)
         .route("/room", Broadcast::by_path)
         .start()

@@ -455,10 +455,12 @@ fn a_listener_that_only_fails_is_asked_now_and_then() {
         wait_until("it has tried", || strace.failures() > 0);
         // By then it waits for a second from one time to the next, and one time is 256 calls at most.
         std::thread::sleep(Duration::from_millis(2_000));
-        let before = strace.failures();
+        let (before, start) = (strace.failures(), Instant::now());
         std::thread::sleep(Duration::from_millis(500));
         let failures = strace.failures() - before;
-        assert!(failures <= 600, "{errno}: {failures} calls in half a second");
+        // A machine that is busy may let more time pass.
+        let most = 600 + 256 * start.elapsed().as_secs() as usize;
+        assert!(failures <= most, "{errno}: {failures} calls in {:?}", start.elapsed());
         there.send(text("still here"));
         there.assert_text("still here");
         strace.detach(&program);
