@@ -307,7 +307,6 @@ fn h3_values_of_headers_are_read_in_linear_time() {
             [" ", "\t", ",", ", ", "a,", "a, ", "\"", "\\\"", ";", "a;b=\"c\",", "=", "upgrade ", "\u{e9}"]
         {
             let value = unit.repeat(bytes / unit.len());
-            let start = Instant::now();
             for head in [
                 with("Connection: Upgrade", &format!("Connection: {value},Upgrade")),
                 with("Upgrade: websocket", &format!("Upgrade: {value},websocket")),
@@ -316,10 +315,10 @@ fn h3_values_of_headers_are_read_in_linear_time() {
             ] {
                 let mut client = server.connect();
                 client.send(head);
+                // In time, or it panics: in quadratic time a mebibyte takes hours.
                 let answer = client.read_head();
                 assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
             }
-            assert!(start.elapsed() < PATIENCE, "{unit:?} took {:?}", start.elapsed());
         }
         assert_eq!(server.finish().app_panics, 0);
     }

@@ -23,8 +23,9 @@ use wsd::{AdminAddress, App, Builder, Handle, Limits, Metrics, Remote, RouteMetr
 /// How long anything may take before it counts as never: no test waits so long unless it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What a shutdown may take, however its peers behave.
-pub(crate) const SHUTDOWN_PROMISE: Duration = Duration::from_secs(5);
+/// What a shutdown may take, however its peers behave: the 5 seconds that are promised and that the workers keep to,
+/// and as much again for a machine that lets them wait for a processor. Without its own limit it would take an hour.
+pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
 /// Limits under which nothing happens by itself while a test runs.
 pub(crate) fn calm() -> Limits {
@@ -172,7 +173,7 @@ impl Running {
         let start = Instant::now();
         let metrics = self.handle.take().expect("not finished").shutdown().expect("no worker fails");
         let took = start.elapsed();
-        assert!(took < SHUTDOWN_PROMISE + Duration::from_millis(500), "the shutdown took {took:?}");
+        assert!(took < SHUTDOWN_MAX, "the shutdown took {took:?}");
         assert_balanced(&metrics);
         metrics
     }
