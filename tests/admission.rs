@@ -4,10 +4,10 @@
 mod common;
 
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::admin::get;
-use common::{CLOSE, Client, Running, calm, close, request, request_with, text};
+use common::{CLOSE, Client, PATIENCE, Running, calm, close, request, request_with, text};
 use serde_json::Value;
 use wsd::apps::Echo;
 use wsd::{AdminAddress, Config, Drain, Limits, Proxies, Server, StartError};
@@ -111,7 +111,9 @@ fn a_connection_ends_at_its_age_and_may_come_back_at_once() {
     let server = server(Config { limits, ..Config::default() });
     let mut client = server.open("/");
     // However much it has to say.
+    let start = Instant::now();
     let end = loop {
+        assert!(start.elapsed() < PATIENCE, "it does not age");
         client.send(text("hi"));
         let frame = client.read_frame();
         if frame.opcode == CLOSE {
