@@ -138,8 +138,13 @@ fn r9_a_room_has_so_many_deliveries_in_a_turn_and_not_one_more() {
         Running::app(1, calm(), move || Room(Arc::clone(&diary)))
     };
     let mut members = server.open_many("/", MEMBERS as usize);
-    // So that nobody else seems to want anything: then a turn has the most deliveries.
-    std::thread::sleep(Duration::from_millis(100));
+    // While nobody else wants anything a turn has the most deliveries. What was wanted is counted over a time.
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(50));
+        let turns = server.metrics().turns;
+        server.remote().publish("nobody", "?");
+        server.wait("a turn", |metrics| metrics.turns > turns);
+    }
     members[0].send(frame(FIN | BINARY, b"h"));
     diary.wait_for(Gate::Shut);
     // The turn in which the worker stands is counted, and the first of those that deliver.
