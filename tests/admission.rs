@@ -70,6 +70,23 @@ fn connections_over_the_rate_wait_and_are_not_refused() {
     server.finish();
 }
 
+/// Who connects to one address does not wait until nobody comes to another any more.
+#[test]
+fn listeners_have_equal_shares_of_the_rate() {
+    let config = Config { threads: 1, accept_rate: 5, limits: calm(), ..Config::default() };
+    let second = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let elsewhere = second.local_addr().expect("bound");
+    let builder = Server::builder().config(config).app(Echo::default);
+    let server = Running::start(builder.listener(second));
+    let crowd: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let mut other = Client::connect(elsewhere);
+    other.handshake("/");
+    let accepted = server.metrics().accepted;
+    assert!(accepted < 12, "{accepted} of 20 were before the one that came to another address");
+    crowd.into_iter().chain([other]).for_each(Client::reset);
+    server.finish();
+}
+
 /// Whoever waits for its turn when the server ends is let in to be told so.
 #[test]
 fn a_drain_does_not_wait_for_the_rate() {

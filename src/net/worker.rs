@@ -64,7 +64,7 @@ pub(crate) struct Worker {
     wheel: Wheel,
     /// Connections with input that was not read yet.
     ready: VecDeque<Key>,
-    /// Listeners with connections that were not accepted yet.
+    /// Listeners with connections that were not accepted yet, each once, in their turn.
     accepting: Vec<usize>,
     /// They wait until then, because so many were accepted.
     accept_at: Millis,
@@ -231,7 +231,8 @@ impl Worker {
         if !self.ready.is_empty() {
             return Some(if self.is_backlogged() { BACKLOG_PAUSE } else { Duration::ZERO });
         }
-        let retries = self.listeners.iter().filter_map(Listener::retry_at);
+        // Nobody is let in before the rate allows it, whatever else is over.
+        let retries = self.listeners.iter().filter_map(Listener::retry_at).map(|at| at.max(self.accept_at));
         let paced = accepts.then_some(self.accept_at);
         let drain = self.draining.as_ref().map(Draining::next);
         let next = retries.chain(self.wheel.next()).chain(self.stop_at).chain(paced).chain(drain).min()?;
@@ -249,8 +250,7 @@ impl Worker {
         }
         let key = Key::from_token(event.token());
         if key.generation == 0 {
-            self.accepting.push(key.slot as usize);
-            return;
+            return self.has_arrivals(key.slot as usize);
         }
         if event.is_writable() {
             self.attend(key, |core, key, entry| {

@@ -468,6 +468,24 @@ fn a_listener_that_only_fails_is_asked_now_and_then() {
     }
 }
 
+/// Two listeners failed, and what the rate allows is used up by the first of them that does not any more.
+#[test]
+#[ignore = "needs strace, and leave to trace: scripts/test faults"]
+fn a_listener_that_failed_waits_for_the_rate_like_any_other() {
+    let second = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let elsewhere = second.local_addr().expect("bound");
+    let first = ["--listen", "127.0.0.1:0"];
+    let program =
+        Program::start(activated(second, &[&first, &["--threads", "1", "--accept-rate", "1"][..]].concat()));
+    let here = program.addresses().into_iter().find(|address| *address != elsewhere).expect("two");
+    let strace = Strace::attach(&program, "accept4", "EMFILE", "1..8");
+    let mut clients: Vec<_> = [here, elsewhere, here, elsewhere].map(Client::connect).into();
+    wait_until("both have failed, more than once", || strace.failures() == 8);
+    strace.detach(&program);
+    assert_rests(&program);
+    clients.iter_mut().for_each(|client| client.handshake("/echo"));
+}
+
 /// An error where nobody is waiting, and then nobody is: there is nothing left to be done.
 #[test]
 #[ignore = "needs strace, and leave to trace: scripts/test faults"]

@@ -28,14 +28,12 @@ impl Worker {
         }
         let accepted = self.core.metrics.accepted.get();
         let was_paused = std::mem::take(&mut self.accept_at) != Millis(0);
-        for (number, listener) in self.listeners.iter().enumerate() {
-            if listener.retry_at().is_some_and(|at| at <= now) {
-                self.accepting.push(number);
+        for number in 0..self.listeners.len() {
+            if self.listeners[number].retry_at().is_some_and(|at| at <= now) {
+                self.has_arrivals(number);
             }
         }
         let mut numbers = std::mem::take(&mut self.accepting);
-        numbers.sort_unstable();
-        numbers.dedup();
         numbers.retain(|&number| {
             let more = number < self.listeners.len() && self.accept_some(number, true);
             if !more && let Some(listener) = self.listeners.get_mut(number) {
@@ -43,10 +41,21 @@ impl Worker {
             }
             more
         });
+        if self.accept_at > now && !numbers.is_empty() {
+            // What the rate allows next is another listener's.
+            numbers.rotate_left(1);
+        }
         self.accepting = numbers;
         if was_paused {
             let late = self.core.metrics.accepted.get() - accepted;
             self.core.metrics.accepted_late.add(late);
+        }
+    }
+
+    /// Connections may be waiting there: its turn comes behind the others'.
+    pub(super) fn has_arrivals(&mut self, number: usize) {
+        if !self.accepting.contains(&number) {
+            self.accepting.push(number);
         }
     }
 
