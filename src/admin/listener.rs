@@ -119,6 +119,7 @@ impl Admin {
 
 fn accept_until_told(listeners: &[Listener], told: &OwnedFd, view: &Arc<View>) {
     let busy = Arc::new(AtomicUsize::new(0));
+    let mut fails = false;
     loop {
         let mut waited: Vec<PollFd<'_>> = vec![PollFd::new(told, PollFlags::IN)];
         waited
@@ -136,10 +137,15 @@ fn accept_until_told(listeners: &[Listener], told: &OwnedFd, view: &Arc<View>) {
         }
         for (listener, _) in listeners.iter().zip(&is_ready[1..]).filter(|(_, is_ready)| **is_ready) {
             match listener.accept() {
-                Ok(stream) => hand_over(stream, &busy, view),
+                Ok(stream) => {
+                    fails = false;
+                    hand_over(stream, &busy, view);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    warn!(%error, "the admin listener cannot accept");
+                    if !std::mem::replace(&mut fails, true) {
+                        warn!(%error, "the admin listener cannot accept; trying again (said once)");
+                    }
                     thread::sleep(RETRY);
                 }
             }

@@ -486,6 +486,22 @@ fn a_listener_that_failed_waits_for_the_rate_like_any_other() {
     clients.iter_mut().for_each(|client| client.handshake("/echo"));
 }
 
+/// Whoever waits for the admin listener is answered when it can accept again, and until then the log says so once.
+#[test]
+#[ignore = "needs strace, and leave to trace: scripts/test faults"]
+fn an_admin_listener_that_only_fails_says_so_once() {
+    let mut program = Program::serve(&["--threads", "1", "--admin", "127.0.0.1:0"]);
+    let log = program.log();
+    let strace = Strace::attach(&program, "accept4", "EMFILE", "1+");
+    let mut late = Client::connect(program.admin());
+    late.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    wait_until("it has tried again and again", || strace.failures() >= 10);
+    strace.detach(&program);
+    late.assert_status(200);
+    let said = log.try_iter().filter(|line| line.contains("the admin listener cannot accept")).count();
+    assert_eq!(said, 1);
+}
+
 /// An error where nobody is waiting, and then nobody is: there is nothing left to be done.
 #[test]
 #[ignore = "needs strace, and leave to trace: scripts/test faults"]
