@@ -475,3 +475,32 @@ fn a_server_can_be_stopped_twice_and_from_anywhere() {
     // Nobody hears this, and nothing waits for somebody to.
     remote.publish("x", "too late");
 }
+
+const TOPICS: usize = 600;
+
+/// Everybody is in every topic, and what anybody says goes to each of them.
+struct Everywhere;
+
+impl App for Everywhere {
+    fn on_open(&mut self, cx: &mut Context<'_>) {
+        (0..TOPICS).for_each(|topic| cx.subscribe(&topic.to_string()));
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_>, _: Message<'_>) {
+        (0..TOPICS).for_each(|topic| cx.publish(&topic.to_string(), "x"));
+        cx.send("published");
+    }
+}
+
+/// What is left to be handed out may take longer than a shutdown: then not all of it is.
+#[test]
+fn a_shutdown_does_not_wait_for_a_long_fan_out() {
+    wsd::net::fdtable::raise_nofile().expect("up to the hard limit it is allowed");
+    let limits = Limits { queue_hard: 1 << 30, close_timeout: Duration::from_millis(100), ..calm() };
+    let mut server = Running::app(1, limits, || Everywhere);
+    let mut members = server.open_many("/", 500);
+    members[0].send(text("now"));
+    members[0].assert_text("published");
+    // It is as long as was promised, and the books balance.
+    assert_eq!(server.stop().due, (500 * TOPICS + 1) as u64);
+}

@@ -48,6 +48,10 @@ const SHUTDOWN_TIME: Duration = Duration::from_millis(4_500);
 
 const _: () = assert!(SHUTDOWN_TIME.as_millis() < 5_000, "5 seconds are promised, for all of it");
 
+/// The part of it that may go to what was published before. A large room with 8 MiB waiting takes longer, and then it is
+/// the Close that everybody is to get.
+const LAST_WORDS_TIME: Duration = Duration::from_secs(2);
+
 const EVENTS_PER_POLL: usize = 1024;
 const MAILBOX: Token = Token(u32::MAX as usize);
 
@@ -386,7 +390,7 @@ impl Worker {
         self.shared.mailboxes[own].sub_backlog(self.core.hub.take_finished_bytes());
     }
 
-    /// Stops accepting and closes every connection, behind all that was published before.
+    /// Stops accepting and closes every connection, behind what was published before, as far as there is time for it.
     fn stop(&mut self) {
         if self.stop_at.is_some() {
             return;
@@ -399,17 +403,17 @@ impl Worker {
         self.close_listeners();
         self.draining = None;
         self.stop_at = Some(self.core.now.after(SHUTDOWN_TIME));
-        self.fan_out_all();
+        self.fan_out_until(self.core.now.after(LAST_WORDS_TIME));
         for key in self.slots.keys() {
             self.attend(key, Core::stop);
         }
     }
 
-    /// Delivers all that was published so far.
-    fn fan_out_all(&mut self) {
+    /// Delivers all that was published so far, if there is time.
+    fn fan_out_until(&mut self, until: Millis) {
         loop {
             self.fan_out();
-            if !self.core.hub.has_work() {
+            if !self.core.hub.has_work() || Millis::from(self.shared.now()) >= until {
                 break;
             }
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use tracing::info;
 
 use super::Worker;
+use crate::id::Millis;
 use crate::net::drain::Draining;
 use crate::net::socket::Core;
 
@@ -37,7 +38,7 @@ impl Worker {
         let due = self.draining.as_mut().map(|draining| draining.due(now, busy)).unwrap_or_default();
         if !due.is_empty() && busy {
             // What was published before a Close is heard before it.
-            self.fan_out_all();
+            self.fan_out_until(Millis::NEVER);
         }
         for key in due {
             if self.slots.get_mut(key).is_some() {
