@@ -419,17 +419,6 @@ impl Worker {
         }
     }
 
-    fn close_listeners(&mut self) {
-        // Connections still in a queue would be reset when it is closed. Where others hold it too, those of which we
-        // were told, and nobody else was, are ours; later ones are theirs.
-        for number in 0..self.listeners.len() {
-            self.listeners[number].deregister(self.poll.registry());
-            while self.accept_some(number, false) {}
-        }
-        self.listeners.clear();
-        self.accepting.clear();
-    }
-
     fn is_stopped(&self) -> bool {
         self.stop_at.is_some_and(|at| self.slots.len() == 0 || self.core.now >= at)
     }

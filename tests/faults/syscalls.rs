@@ -20,7 +20,7 @@ use tungstenite::{Error, HandshakeError, Message, WebSocket};
 use crate::common::admin::Scrape;
 use crate::common::program::{Program, activated};
 use crate::common::tls::{Authority, client_side};
-use crate::common::{Client, PATIENCE, request, text, wait_until};
+use crate::common::{Client, PATIENCE, SHUTDOWN_PROMISE, request, text, wait_until};
 use crate::{assert_balanced, closed, load, number};
 
 /// What is called, and how it fails. The first two of each call are the short form.
@@ -311,16 +311,17 @@ impl Strace {
     /// `when`: which calls of each thread, as strace(1) has it.
     #[track_caller]
     fn attach(program: &Program, call: &str, errno: &str, when: &str) -> Self {
+        Self::inject(program, call, &format!("error={errno}:when={when}"))
+    }
+
+    /// Any fault, as strace(1) has it.
+    #[track_caller]
+    fn inject(program: &Program, call: &str, fault: &str) -> Self {
         let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("inject-{}", program.pid()));
         std::fs::write(&log, "").expect("a directory of our own");
         let mut command = Command::new("strace");
         command.args(["-f", "-q", "-p", &program.pid().to_string(), "-o"]).arg(&log);
-        command.args([
-            "-e",
-            &format!("trace={call}"),
-            "-e",
-            &format!("inject={call}:error={errno}:when={when}"),
-        ]);
+        command.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{fault}")]);
         let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("strace(1)");
         let mut strace = Self { child, log };
         wait_until("it is traced", || {
@@ -484,6 +485,36 @@ fn a_listener_that_failed_waits_for_the_rate_like_any_other() {
     strace.detach(&program);
     assert_rests(&program);
     clients.iter_mut().for_each(|client| client.handshake("/echo"));
+}
+
+/// Clients come faster than they can be accepted, and do not stop.
+#[test]
+#[ignore = "needs strace, and leave to trace: scripts/test faults"]
+fn a_shutdown_does_not_wait_for_those_who_keep_coming() {
+    let mut program = Program::serve(&["--threads", "1", "--backlog", "64", "--max-conns", "100"]);
+    let server = program.addresses()[0];
+    let strace = Strace::inject(&program, "accept4", "delay_exit=4000");
+    let stop = Arc::new(AtomicBool::new(false));
+    let crowd = [(); 4].map(|()| {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let socket = TcpSocket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
+                socket.set_nonblocking(true).expect("a socket option");
+                let _ = socket.connect(&server.into());
+                // Long enough to be in the queue.
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        })
+    });
+    wait_until("there are as many as may be", || strace.calls() > 100);
+    let start = Instant::now();
+    program.signal(Signal::INT);
+    program.wait();
+    let took = start.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    crowd.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    assert!(took < SHUTDOWN_PROMISE, "the shutdown took {took:?}");
 }
 
 /// Whoever waits for the admin listener is answered when it can accept again, and until then the log says so once.

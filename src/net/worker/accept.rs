@@ -59,9 +59,23 @@ impl Worker {
         }
     }
 
+    /// Lets in whoever waits, to be told that the server ends, and no more after that.
+    pub(super) fn close_listeners(&mut self) {
+        // Connections still in a queue would be reset when it is closed. Where others hold it too, those of which we
+        // were told, and nobody else was, are ours; later ones are theirs. More than a whole queue have come meanwhile,
+        // and others would follow them.
+        let turns = self.shared.backlog as usize / ACCEPTS_PER_TURN + 1;
+        for number in 0..self.listeners.len() {
+            self.listeners[number].deregister(self.poll.registry());
+            let _ = (0..turns).all(|_| self.accept_some(number, false));
+        }
+        self.listeners.clear();
+        self.accepting.clear();
+    }
+
     /// Accepts a turn's share; true where more may be waiting. Not `paced`: whoever waits is let in, whatever the rate,
     /// to be told that the server ends.
-    pub(super) fn accept_some(&mut self, number: usize, paced: bool) -> bool {
+    fn accept_some(&mut self, number: usize, paced: bool) -> bool {
         let secure = self.listeners[number].secure;
         let mut aborted = 0;
         for _ in 0..ACCEPTS_PER_TURN {
