@@ -142,7 +142,8 @@ impl<'a> Context<'a> {
     }
 
     /// Makes this connection a member of a topic, when the callback has returned: it gets what is published from then
-    /// on, and perhaps what was just before ([`publish`](Self::publish)). A topic exists while it has members.
+    /// on, and perhaps what was just before ([`publish`](Self::publish)). A topic exists while it has members. Meant
+    /// for few topics at a time: each call goes through all that the connection is in.
     pub fn subscribe(&mut self, topic: &str) {
         let topic = self.orders.keep(topic.as_bytes());
         self.orders.list.push(Order::Subscribe(topic));

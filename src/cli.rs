@@ -178,7 +178,8 @@ impl Cli {
         self.app.check().map_err(|what| format!("wsd: {what}; see wsd --help"))
     }
 
-    /// The server that was asked for, on the sockets that systemd passes, if it does. `log` changes when the file says so.
+    /// The server that was asked for, on the sockets that systemd passes, if it does. `log` changes when the file says
+    /// so.
     ///
     /// # Errors
     /// What it passes is no socket to serve on.

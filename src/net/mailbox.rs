@@ -49,8 +49,8 @@ pub(crate) struct Event(OwnedFd);
 
 impl Wake for Event {
     fn wake(&self) {
-        // The counter is never read, so the write fails only after 2^64 of them. Each one is an edge. The mailbox's flag
-        // is set, so nobody would make up for a wake-up that is lost to a signal.
+        // The counter is never read, so the write fails only after 2^64 of them. Each one is an edge. The mailbox's
+        // flag is set, so nobody would make up for a wake-up that is lost to a signal.
         let _ = rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &1u64.to_ne_bytes()));
     }
 }

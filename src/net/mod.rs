@@ -17,9 +17,11 @@
 //! | `quotas.rs` | what a connection's age and its messages are held to |
 //! | `proxied.rs` | who a connection from a trusted proxy is for |
 //! | `inspect.rs` | telling about the connections, a few in each turn |
+//! | `drain.rs` | a drain as a schedule: who is told when, and what |
 //! | `slots.rs` | connections by number, and stale events |
 //! | `wheel.rs` | deadlines |
 //! | [`fdtable`] | a descriptor table for each thread |
+//! | [`probe`] | what `wsd health` asks |
 
 pub(crate) mod addresses;
 mod calls;

@@ -8,8 +8,8 @@ use crate::sync::AtomicU64;
 /// Microseconds in a second: allowances are counted in them, because a millisecond is too long for one of a thousand.
 const SECOND: u64 = 1_000_000;
 
-/// So many a second, and as many at once (the generic cell rate algorithm); 0: no limit. What is kept of whoever is held
-/// to it is when its allowance is whole again, in microseconds of the server's time.
+/// So many a second, and as many at once (the generic cell rate algorithm); 0: no limit. What is kept of whoever is
+/// held to it is when its allowance is whole again, in microseconds of the server's time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate(pub(super) u32);
 

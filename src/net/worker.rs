@@ -48,8 +48,8 @@ const SHUTDOWN_TIME: Duration = Duration::from_millis(4_500);
 
 const _: () = assert!(SHUTDOWN_TIME.as_millis() < 5_000, "5 seconds are promised, for all of it");
 
-/// The part of it that may go to what was published before. A large room with 8 MiB waiting takes longer, and then it is
-/// the Close that everybody is to get.
+/// The part of it that may go to what was published before. A large room with 8 MiB waiting takes longer, and then it
+/// is the Close that everybody is to get.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(2);
 
 const EVENTS_PER_POLL: usize = 1024;

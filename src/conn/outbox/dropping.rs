@@ -96,8 +96,8 @@ impl Outbox {
         }
     }
 
-    /// Whether a notice that the peer does not have yet stands for what is missing at this place. One that it has is for
-    /// what was missing then.
+    /// Whether a notice that the peer does not have yet stands for what is missing at this place. One that it has is
+    /// for what was missing then.
     fn is_told(&self, at: usize) -> bool {
         let before = self.queue.range(..at).rev().find(|item| item.kind != Kind::Own);
         before.is_some_and(|item| item.kind == Kind::Notice)

@@ -160,9 +160,9 @@ impl<C: Side> Tls<C> {
         self.closed
     }
 
-    /// Reads once, at most `most` bytes, and decrypts all that came into `plain`, which must be as long as the buffer for reading; answers
-    /// what TLS itself has to answer. No plaintext may mean that a record has not come whole, or that the handshake
-    /// goes on.
+    /// Reads once, at most `most` bytes, and decrypts all that came into `plain`, which must be as long as the buffer
+    /// for reading; answers what TLS itself has to answer. No plaintext may mean that a record has not come whole, or
+    /// that the handshake goes on.
     ///
     /// # Errors
     /// The socket's own; `InvalidData` where the peer breaks the rules of TLS, after the alert that says so;
@@ -210,11 +210,11 @@ impl<C: Side> Tls<C> {
 
     /// Encrypts as much as the socket takes, and says how much that was.
     ///
-    /// What is encrypted cannot be taken back, so what the kernel does not take of it waits here. If that is all that was
-    /// offered, **the last byte of it does not count as taken** until it is gone: whoever writes then keeps that byte,
-    /// offers it again, and finds the socket blocked until the kernel has all of it. What was begun has to be gone on
-    /// with, as with a plain socket. The last byte offered is to be the last of a frame, and a frame is longer, so that
-    /// whoever keeps it knows that the frame is begun.
+    /// What is encrypted cannot be taken back, so what the kernel does not take of it waits here. If that is all that
+    /// was offered, **the last byte of it does not count as taken** until it is gone: whoever writes then keeps that
+    /// byte, offers it again, and finds the socket blocked until the kernel has all of it. What was begun has to be
+    /// gone on with, as with a plain socket. The last byte offered is to be the last of a frame, and a frame is longer,
+    /// so that whoever keeps it knows that the frame is begun.
     ///
     /// `Ok(0)` is progress: the kernel took something of what waits here, but not all.
     ///

@@ -1,5 +1,5 @@
-//! Ciphertext that the kernel did not take. No queue knows of it, so it is entered in the books here: `queued_bytes` and
-//! the memory that all queues hold count it, from the moment in which it waits until it is gone or given up.
+//! Ciphertext that the kernel did not take. No queue knows of it, so it is entered in the books here: `queued_bytes`
+//! and the memory that all queues hold count it, from the moment in which it waits until it is gone or given up.
 
 use std::io::{self, Write};
 use std::sync::Arc;

@@ -62,8 +62,8 @@ impl Worker {
     /// Lets in whoever waits, to be told that the server ends, and no more after that.
     pub(super) fn close_listeners(&mut self) {
         // Connections still in a queue would be reset when it is closed. Where others hold it too, those of which we
-        // were told, and nobody else was, are ours; later ones are theirs. More than a whole queue have come meanwhile,
-        // and others would follow them.
+        // were told, and nobody else was, are ours; later ones are theirs. Who is behind a whole queue has come
+        // meanwhile, and others would follow.
         let turns = self.shared.backlog as usize / ACCEPTS_PER_TURN + 1;
         for number in 0..self.listeners.len() {
             self.listeners[number].deregister(self.poll.registry());
