@@ -127,6 +127,14 @@ metrics! {
     tls_timed_out,
     /// Messages received.
     messages_in,
+    /// Messages that came after the Close that was sent to their peer, which nobody looks at.
+    messages_ignored,
+    /// Pings without an answer because they were more than the rate of control frames allows.
+    pings_unanswered_rate,
+    /// Pings without an answer because a newer one's took its place while it waited to be sent.
+    pings_unanswered_superseded,
+    /// Pings without an answer because a Close had been sent, which nothing may follow.
+    pings_unanswered_closing,
     /// Bytes received, frames and handshakes included, without what TLS adds.
     bytes_in,
     /// Messages that apps published. What is published from outside the workers is counted where it is due.

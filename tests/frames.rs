@@ -179,7 +179,7 @@ fn f6_pings_over_the_rate_are_not_answered() {
     let later = start.elapsed().as_millis() / 200 + 1;
     assert!((10..=10 + later).contains(&u128::from(answered)), "{answered} in {:?}", start.elapsed());
     client.close();
-    server.finish();
+    assert_eq!(server.finish().pings_unanswered_rate, 100 - u64::from(answered));
 }
 
 /// Undertow's CVE-2021-3690: pings whose pongs nobody reads.
@@ -199,17 +199,20 @@ fn f6_a_ping_flood_whose_pongs_are_not_read() {
     client.widen();
     // Whoever reads again is answered, in order, up to the last ping that came whole.
     let last = (sent / 110) as u32 - 1;
-    let mut newest = None;
+    let (mut newest, mut answered) = (None, 0);
     while newest < Some(last) {
         let pong = client.read_frame();
         let number = pong.payload.first_chunk().map(|number| u32::from_be_bytes(*number));
         assert_eq!(pong.opcode, PONG);
         assert!(number > newest, "{number:?} after {newest:?}");
         newest = number;
+        answered += 1;
     }
     assert_eq!(newest, Some(last));
     drop(client);
-    assert_eq!(server.finish().closed_lost, 1);
+    let metrics = server.finish();
+    assert_eq!(metrics.closed_lost, 1);
+    assert_eq!(metrics.pings_unanswered_superseded, u64::from(last) + 1 - answered, "the others are counted");
 }
 
 #[test]
@@ -431,6 +434,7 @@ fn f10_what_comes_between_our_close_and_theirs() {
     client.assert_fails_with(4001);
     let metrics = server.finish();
     assert_eq!((metrics.messages_in, metrics.closed_by_server, metrics.closed_protocol), (2, 2, 0));
+    assert_eq!((metrics.messages_ignored, metrics.pings_unanswered_closing), (2, 1), "nothing goes unseen");
 }
 
 #[test]

@@ -253,14 +253,14 @@ fn f6_twenty_pings_at_once_are_answered_and_then_ten_each_second() {
     let least = least.min(20);
     assert!((least..=most).contains(&(answered as u128)), "{answered} not in {least}..={most}");
     client.close();
-    server.finish();
+    assert_eq!(server.finish().pings_unanswered_rate, 1 + 50 - answered as u64);
 
     for (rate, sent, answered) in [(1, 3, 2), (0, 200, 200)] {
         let server = Running::echo(Limits { control_rate: rate, ..calm() });
         let mut client = server.open("/");
         assert_eq!(pongs(&mut client, sent), answered, "at a rate of {rate}");
         client.close();
-        server.finish();
+        assert_eq!(server.finish().pings_unanswered_rate, (sent - answered) as u64);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::state::State;
 const SURVEY_TIME: Duration = Duration::from_secs(2);
 
 /// Counters that are one metric with a label: the beginning of their names, the metric, the label, the help.
-const LABELLED: [(&str, &str, &str, &str); 4] = [
+const LABELLED: [(&str, &str, &str, &str); 5] = [
     ("closed_", "connections_closed", "reason", "WebSockets that ended, by reason"),
     (
         "dropped_",
@@ -29,6 +29,7 @@ const LABELLED: [(&str, &str, &str, &str); 4] = [
         "Messages that were due and will never be delivered, by reason",
     ),
     ("handshakes_", "handshakes", "result", "Opening handshakes, by result"),
+    ("pings_unanswered_", "pings_unanswered", "reason", "Pings from peers that got no answer, by reason"),
     ("refused_", "connections_refused", "reason", "TCP connections turned away, by reason"),
 ];
 

@@ -25,7 +25,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 pub use outbox::{Flushed, Outbox};
-pub use outcome::{Cause, Ended, Received, Sent, Step};
+pub use outcome::{Cause, Ended, Ignored, Received, Sent, Step};
 pub use rules::QueueRules;
 
 use crate::config::Limits;
@@ -261,13 +261,12 @@ impl Conn {
         }
         match decoded {
             Ok((used, None | Some(Event::Pong(_)))) => (used, None),
-            Ok((used, Some(Event::Message(message)))) => {
-                (used, self.is_open().then_some(Received::Message(message)))
+            // Behind our Close there is nothing that could be answered to it (section 5.5.1).
+            Ok((used, Some(Event::Message(_) | Event::Compressed(_)))) if !self.is_open() => {
+                (used, Some(Received::Ignored(Ignored::MessageAfterClose)))
             }
+            Ok((used, Some(Event::Message(message)))) => (used, Some(Received::Message(message))),
             Ok((used, Some(Event::Compressed(message)))) => {
-                if !self.is_open() {
-                    return (used, None);
-                }
                 let own = self.streams.as_mut().and_then(|streams| streams.inflater.as_mut());
                 match message.inflate(own.unwrap_or_else(|| pool.inflater()), &message_limits) {
                     Ok(message) => (used, Some(Received::Message(message))),
@@ -275,8 +274,7 @@ impl Conn {
                 }
             }
             Ok((used, Some(Event::Ping(payload)))) => {
-                self.pong(now, &payload, limits, out);
-                (used, None)
+                (used, self.pong(now, &payload, limits, out).map(Received::Ignored))
             }
             // Nothing after a Close counts (section 5.5.1).
             Ok((_, Some(Event::Close(close)))) => (total, self.peer_closed(now, close, limits, out)),
@@ -349,26 +347,29 @@ impl Conn {
     }
 
     /// Answers a ping, within the allowance. A peer that sends more gets fewer answers than it asked for, and costs
-    /// nothing more.
-    fn pong(&mut self, now: Millis, payload: &[u8], limits: &Limits, out: &mut Vec<u8>) {
+    /// nothing more. Gives why a ping, this one or an earlier one, stays without an answer.
+    fn pong(&mut self, now: Millis, payload: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Option<Ignored> {
         if !self.is_open() {
-            return;
+            return Some(Ignored::PingAfterClose);
         }
         if limits.control_rate > 0 {
             let cost = Duration::from_secs(1) / limits.control_rate;
             let burst = cost * (CONTROL_BURST * limits.control_rate);
             let paid = self.pings_paid.max(now).after(cost);
             if paid > now.after(burst) {
-                return;
+                return Some(Ignored::PingOverRate);
             }
             self.pings_paid = paid;
         }
-        let Some(outbox) = &mut self.outbox else { return frame::encode(out, OpCode::Pong, payload, None) };
+        let Some(outbox) = &mut self.outbox else {
+            frame::encode(out, OpCode::Pong, payload, None);
+            return None;
+        };
         // "If an endpoint receives a Ping frame and has not yet sent Pong frame(s) in response to previous Ping
         // frame(s), the endpoint MAY elect to send a Pong frame for only the most recently processed Ping" (5.5.3)
         let mut bytes = Vec::new();
         frame::encode(&mut bytes, OpCode::Pong, payload, None);
-        outbox.set_pong(Frame::from_encoded(&bytes));
+        outbox.set_pong(Frame::from_encoded(&bytes)).then_some(Ignored::PingSuperseded)
     }
 
     fn peer_closed<'a>(

@@ -181,9 +181,9 @@ impl Outbox {
         self.head_begun = true;
     }
 
-    /// Sets the pong to send, in place of an older one.
-    pub fn set_pong(&mut self, pong: Frame) {
-        self.pong = Some(pong);
+    /// Sets the pong to send; true where it takes the place of an older one.
+    pub fn set_pong(&mut self, pong: Frame) -> bool {
+        self.pong.replace(pong).is_some()
     }
 
     /// Gives the notice and the pong their places behind what is queued: a Close is about to follow, and nothing may

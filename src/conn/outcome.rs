@@ -20,6 +20,21 @@ pub enum Received<'a> {
     Message(Message<'a>),
     /// The connection has just left the open phase.
     Closed(Ended),
+    /// Nothing that anybody answers; it is to be counted.
+    Ignored(Ignored),
+}
+
+/// What a peer said and gets no answer to, while the connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ignored {
+    /// A ping over [`Limits::control_rate`](crate::config::Limits::control_rate).
+    PingOverRate,
+    /// A ping whose pong still waited when that of a newer one took its place.
+    PingSuperseded,
+    /// A ping that came when our Close was out.
+    PingAfterClose,
+    /// A whole message that came when our Close was out.
+    MessageAfterClose,
 }
 
 /// Why a connection left the open phase.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use super::*;
 use crate::config::{Deflate, RouteOptions, SlowPolicy};
 use crate::metrics::{Metrics, RouteLedger};
+use crate::proto::deflate::negotiate;
 use crate::proto::frame::{Piece, encode_fragment};
 
 const KEY: [u8; 4] = [1, 2, 3, 4];
@@ -19,6 +20,8 @@ struct Bench {
     pool: Pool,
     now: Millis,
     socket: Socket,
+    /// What it was told and did not answer.
+    ignored: Vec<Ignored>,
 }
 
 #[derive(Default)]
@@ -62,6 +65,7 @@ impl Bench {
             pool,
             now: Millis(0),
             socket: Socket::default(),
+            ignored: Vec::new(),
         }
     }
 
@@ -89,6 +93,7 @@ impl Bench {
                 Some(Received::Closed(ended)) => {
                     events.push(format!("{} {:?}", ended.close.code, ended.cause))
                 }
+                Some(Received::Ignored(what)) => self.ignored.push(what),
             }
         }
         self.send(&out, 0);
@@ -218,6 +223,35 @@ fn while_something_waits_only_the_newest_ping_is_answered() {
     }
     bench.drain();
     assert_eq!(bench.wire(), b"\x81\x01x\x8a\x013");
+    assert_eq!(bench.ignored, [Ignored::PingSuperseded; 2]);
+    bench.frame(OpCode::Ping, b"4");
+    assert_eq!((bench.wire(), bench.ignored.len()), (b"\x8a\x014".to_vec(), 2), "nothing waits any more");
+}
+
+#[test]
+fn a_pong_that_is_dropped_with_the_queue_is_counted() {
+    let mut bench = Bench::open();
+    bench.socket.room = Some(1);
+    bench.send(b"\x81\x01x", 1);
+    bench.frame(OpCode::Ping, b"1");
+    bench.conn.shed(bench.now, &bench.limits, &bench.rules(), &bench.metrics).expect("it was open");
+    assert_eq!(bench.metrics.pings_unanswered_closing.get(), 1);
+}
+
+#[test]
+fn behind_our_close_messages_and_pings_are_no_more_than_counted() {
+    let mut bench = Bench::open();
+    let (agreed, _) = negotiate(["permessage-deflate"].into_iter(), &Deflate::default()).expect("sound");
+    bench.conn.enable_deflate(agreed, &bench.pool);
+    bench.close(&CloseCode::NORMAL.into());
+    assert!(bench.frame(OpCode::Text, b"late").is_empty());
+    // Compressed, and nobody asks whether it is sound.
+    assert!(bench.feed(b"\xc1\x81\0\0\0\0\xff").is_empty());
+    assert!(bench.frame(OpCode::Ping, b"?").is_empty());
+    assert!(bench.frame(OpCode::Pong, b"!").is_empty());
+    let expected = [Ignored::MessageAfterClose, Ignored::MessageAfterClose, Ignored::PingAfterClose];
+    assert_eq!(bench.ignored, expected);
+    assert_eq!(bench.wire(), b"\x88\x02\x03\xe8");
 }
 
 #[test]
@@ -437,13 +471,14 @@ fn twenty_pings_at_once_are_answered_and_then_ten_each_second() {
         bench.frame(OpCode::Ping, b"");
     }
     assert_eq!(bench.wire().len(), 20 * 2, "the 21st is not");
+    assert_eq!(bench.ignored, [Ignored::PingOverRate]);
     bench.now = Millis(5_100);
     bench.frame(OpCode::Ping, b"");
     bench.frame(OpCode::Ping, b"");
-    assert_eq!(bench.wire().len(), 2);
+    assert_eq!((bench.wire().len(), bench.ignored.len()), (2, 2));
     bench.limits.control_rate = 0;
     bench.frame(OpCode::Ping, b"");
-    assert_eq!(bench.wire().len(), 2, "no limit");
+    assert_eq!((bench.wire().len(), bench.ignored.len()), (2, 2), "no limit");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::stream::Input;
 use super::worker::{Settings, Shared};
 use crate::app::{App, Orders, Places};
 use crate::config::{Deflate, Limits, Origins};
-use crate::conn::{Cause, QueueRules, Received, Step};
+use crate::conn::{Cause, Ignored, QueueRules, Received, Step};
 use crate::http::Page;
 use crate::hub::Hub;
 use crate::id::{ConnId, Micros, Millis};
@@ -351,8 +351,19 @@ impl Core {
                     self.call(key, entry, |app, cx| app.on_message(cx, message));
                 }
                 Some(Received::Closed(ended)) => self.ended(key, entry, &ended),
+                Some(Received::Ignored(what)) => self.count_ignored(what),
             }
         }
+    }
+
+    fn count_ignored(&self, what: Ignored) {
+        let counter = match what {
+            Ignored::PingOverRate => &self.metrics.pings_unanswered_rate,
+            Ignored::PingSuperseded => &self.metrics.pings_unanswered_superseded,
+            Ignored::PingAfterClose => &self.metrics.pings_unanswered_closing,
+            Ignored::MessageAfterClose => &self.metrics.messages_ignored,
+        };
+        counter.add(1);
     }
 
     fn shed(&mut self, key: Key, entry: &mut Entry) {

@@ -69,7 +69,7 @@ pub(crate) fn run_wsd(stream: &Stream) -> Outcome {
             let (used, received) = conn.receive(Millis(1), &mut part[at..], &limits, &mut pool, &mut out);
             at += used;
             match received {
-                None => {}
+                None | Some(Received::Ignored(_)) => {}
                 Some(Received::Message(message)) => {
                     messages.push((message.as_text().is_some(), message.as_bytes().to_vec()));
                 }

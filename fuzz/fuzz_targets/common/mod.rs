@@ -1,6 +1,6 @@
 //! A connection as after its handshake, and what comes of a stream that the input cuts.
 
-use wsd::conn::{Conn, Received};
+use wsd::conn::{Conn, Ignored, Received};
 use wsd::id::Millis;
 use wsd::proto::deflate::{Agreed, Pool};
 use wsd::proto::{Header, OpCode, Role, Status};
@@ -57,6 +57,8 @@ pub fn run(stream: &[u8], cuts: &[u8], agreed: Option<Agreed>) -> Outcome {
                     outcome.closed = Some(ended.close.code.get());
                     outcome.closed_at = Some(stream.len() - rest.len());
                 }
+                // Nothing waits here, and nobody closes but for what the peer did.
+                Some(Received::Ignored(what)) => assert_eq!(what, Ignored::PingOverRate),
             }
         }
     }

@@ -85,7 +85,10 @@ impl Outbox {
             dropped += self.forget(&item, metrics);
         }
         self.droppable = Amount::default();
-        (self.pong, self.notice) = (None, None);
+        self.notice = None;
+        if self.pong.take().is_some() {
+            metrics.pings_unanswered_closing.add(1);
+        }
         dropped
     }
 
