@@ -95,6 +95,10 @@ metrics! {
     refused_full,
     /// Connections turned away because their client's address holds as many as it may.
     refused_address,
+    /// Connections turned away because the server was stopping when they had not sent their request.
+    refused_stopping,
+    /// Connections that their client gave up, or that broke, before their request was whole.
+    connections_abandoned,
     /// Connections from trusted proxies that did not begin with a PROXY header.
     proxy_headers_invalid,
     /// TCP connections turned away because queues held too much memory.

@@ -91,13 +91,19 @@ fn a_few_connections_and_none_for_long() {
     // Connections are taken in turn, so this one is the ninth.
     assert_eq!(status_whatever_follows(admin), "HTTP/1.1 503");
     drop(idle.pop());
-    wait_until("a place is free again", || status_whatever_follows(admin) == "HTTP/1.1 200");
+    let mut turned_away = 1;
+    wait_until("a place is free again", || {
+        let is_free = status_whatever_follows(admin) == "HTTP/1.1 200";
+        turned_away += usize::from(!is_free);
+        is_free
+    });
     let mut late = idle.pop().expect("there are seven");
     late.set_read_timeout(Some(PATIENCE)).expect("not zero");
     late.write_all(b"GET /healthz HTTP/1.1\r\n").expect("it is read");
     let mut answer = String::new();
     late.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(Scrape::of(admin).value("wsd_admin_refused_total") as usize, turned_away);
     server.finish();
 }
 

@@ -335,6 +335,11 @@ fn server(view: &View, families: &mut Vec<Family>) {
         "When the first of the certificates in a file ends, since the epoch",
         ends.collect(),
     ));
+    families.push(counters(
+        "admin_refused",
+        "Connections to the admin listener turned away because it had as many as it takes",
+        vec![(vec![], view.turned_away.load(Ordering::Relaxed) as f64)],
+    ));
     families.push(gauges(
         "build_info",
         "Always 1; what runs is in the labels",

@@ -161,6 +161,7 @@ fn accept_until_told(listeners: &[Listener], told: &OwnedFd, view: &Arc<View>) {
 fn hand_over(stream: Stream, busy: &Arc<AtomicUsize>, view: &Arc<View>) {
     if busy.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
         busy.fetch_sub(1, Ordering::AcqRel);
+        view.turned_away.fetch_add(1, Ordering::Relaxed);
         return exchange::turn_away(stream);
     }
     let place = Place(Arc::clone(busy));

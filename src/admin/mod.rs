@@ -26,6 +26,7 @@ mod settings;
 pub(crate) use listener::{Admin, bind};
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::net::worker::Shared;
 
@@ -36,4 +37,6 @@ pub(crate) struct View {
     pub(crate) private_tables: bool,
     /// Descriptors in each table.
     pub(crate) descriptors: u64,
+    /// Connections to the admin listener for which there was no place.
+    pub(crate) turned_away: AtomicU64,
 }

@@ -31,6 +31,7 @@ impl Core {
             return self.answer(entry, &http::respond(&self.pages, request.path(), self.state.get()));
         };
         if self.stopping {
+            self.metrics.refused_stopping.add(1);
             return self.answer(entry, &Response::text(503, "the server is stopping\n"));
         }
         let Some(route) = self.router.find(request.path()) else {

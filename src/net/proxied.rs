@@ -21,19 +21,19 @@ impl Core {
     /// handshake is its time too.
     pub(super) fn read_proxy_header(&mut self, key: Key, entry: &mut Entry) -> After {
         let seen = match entry.stream.socket().peek(&mut self.buffer[..PROXY_HEADER_MAX]) {
-            Ok(0) => return After::Drop,
+            Ok(0) => return self.broken(key, entry),
             Ok(seen) => seen,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return After::Wait,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return After::Wait,
-            Err(_) => return After::Drop,
+            Err(_) => return self.broken(key, entry),
         };
         match proxy_header(&self.buffer[..seen]) {
-            Ok(Status::Partial) if entry.eof_ahead => After::Drop,
+            Ok(Status::Partial) if entry.eof_ahead => self.broken(key, entry),
             Ok(Status::Partial) => After::Wait,
             Ok(Status::Complete((len, client))) => {
                 // It is all there: it was just seen.
                 if entry.stream.socket().read_exact(&mut self.buffer[..len]).is_err() {
-                    return After::Drop;
+                    return self.broken(key, entry);
                 }
                 entry.proxied = false;
                 self.quotas.identify(key.slot, client);

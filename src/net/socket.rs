@@ -137,6 +137,7 @@ impl Core {
             match entry.stream.read(&mut buffer) {
                 Ok(Input::Eof) => {
                     entry.unread = false;
+                    self.count_if_abandoned(entry);
                     if let Some(ended) = entry.conn.receive_eof() {
                         self.ended(key, entry, &ended);
                     }
@@ -245,6 +246,7 @@ impl Core {
             return After::Drop;
         }
         if entry.conn.is_handshaking() {
+            self.metrics.refused_stopping.add(1);
             Response::text(503, "the server is stopping\n").encode(&mut self.orders.reply);
             entry.conn.finish(self.now, &self.limits[entry.route]);
         } else {
@@ -373,7 +375,15 @@ impl Core {
         }
     }
 
-    fn broken(&mut self, key: Key, entry: &mut Entry) -> After {
+    /// The stream has ended or failed. Where that was before a request there is no other counter to say so.
+    fn count_if_abandoned(&self, entry: &Entry) {
+        if entry.conn.is_handshaking() {
+            self.metrics.connections_abandoned.add(1);
+        }
+    }
+
+    pub(super) fn broken(&mut self, key: Key, entry: &mut Entry) -> After {
+        self.count_if_abandoned(entry);
         if let Some(ended) = entry.conn.break_off() {
             self.ended(key, entry, &ended);
         }

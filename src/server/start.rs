@@ -75,7 +75,12 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
 
     // Dropping `goes` on an error lets the threads end.
     let (mut addresses, reserved) = reserve(&config)?;
-    let view = View { shared: Arc::clone(&shared), private_tables: ceiling.tables > 1, descriptors };
+    let view = View {
+        shared: Arc::clone(&shared),
+        private_tables: ceiling.tables > 1,
+        descriptors,
+        turned_away: AtomicU64::new(0),
+    };
     let admin = open_admin(config.admin.clone(), view)?;
     let watch = Watch::start(Arc::clone(&shared), log_may_change);
     for go in goes {

@@ -32,7 +32,8 @@ const SERIOUS: [(&str, &str); 9] = [
     ("handshakes_no_route", "handshakes refused (no route for their path; see --path)"),
     ("handshakes_foreign_origin", "handshakes refused (page from another origin; see --allow-origin)"),
 ];
-const MINOR: [(&str, &str); 9] = [
+const MINOR: [(&str, &str); 10] = [
+    ("refused_stopping", "connections turned away (the server is stopping)"),
     ("tls_failed", "TLS handshakes failed"),
     ("tls_timed_out", "TLS handshakes not finished in time"),
     ("closed_rate", "connections closed (more messages than --message-rate)"),

@@ -185,7 +185,8 @@ impl Drop for Running {
     }
 }
 
-/// The ledger: every message that was due came to exactly one end, and so did every connection.
+/// The ledger: every message that was due came to exactly one end, and so did every WebSocket; and every connection
+/// that was accepted came to something that is counted.
 #[track_caller]
 pub(crate) fn assert_balanced(metrics: &Metrics) {
     let dropped: u64 =
@@ -195,6 +196,19 @@ pub(crate) fn assert_balanced(metrics: &Metrics) {
     let reasons = metrics.iter().filter(|(name, _)| name.starts_with("closed_"));
     let closed: u64 = reasons.map(|(_, count)| count).sum();
     assert_eq!(metrics.opened, closed, "{metrics:#?}");
+    let failed = metrics.iter().filter(|(name, _)| name.starts_with("handshakes_"));
+    let failed: u64 = failed.map(|(_, count)| count).sum();
+    let came_to = metrics.opened
+        + metrics.http_requests
+        + metrics.connections_abandoned
+        + metrics.refused_stopping
+        + metrics.proxy_headers_invalid
+        + metrics.tls_failed
+        + metrics.tls_timed_out
+        + failed;
+    // Behind a proxy an address is known, and may have too many, when the connection has long been accepted.
+    let accepted = came_to..=came_to + metrics.refused_address;
+    assert!(accepted.contains(&metrics.accepted), "{accepted:?} {metrics:#?}");
 }
 
 /// Whether the ledger of each route balances, and all together are the server's.
