@@ -410,7 +410,27 @@ fn a_reload_changes_and_ends_the_limits_of_routes() {
     server.finish();
 }
 
-/// Age and rate need a row beside the connection: one that comes after they were asked for has it.
+/// A rate needs a row beside the connection, which those that are open have not: each gets it when it speaks.
+#[test]
+fn those_who_are_open_keep_to_a_rate_that_a_reload_brings() {
+    let server = server(config(calm(), RouteLimits::default()));
+    let before = server.open_many(OWN, 5);
+    let mut other = server.open(PLAIN);
+    let rate = RouteLimits { message_rate: Some(1), ..RouteLimits::default() };
+    server.remote().reload(&config(calm(), rate)).expect("sound");
+    turn(&server);
+    for mut client in before {
+        client.send(text("?").repeat(2));
+        client.assert_text("?");
+        client.assert_fails_with(1008);
+    }
+    other.send(text("?").repeat(2));
+    (0..2).for_each(|_| other.assert_text("?"));
+    other.close();
+    assert_eq!(server.finish().closed_rate, 5);
+}
+
+/// Age needs a row beside the connection: one that comes after it was asked for has it.
 #[test]
 fn a_route_may_come_to_have_an_age_and_a_rate() {
     let server = server(config(calm(), RouteLimits::default()));

@@ -52,7 +52,7 @@ impl Quotas {
         }
     }
 
-    /// Other limits, for connections that come from now on.
+    /// Other limits: their age holds for connections that come from now on, their rate of messages for all.
     pub(super) fn renew(&mut self, limits: &[Limits]) {
         self.is_on |= ask_for_rows(limits);
     }
@@ -70,13 +70,9 @@ impl Quotas {
 
     /// Begins a connection's row.
     pub(super) fn admit(&mut self, slot: u32, client: Client) {
-        if !self.is_on {
-            return;
+        if self.is_on {
+            *self.row(slot) = Row { client, ..NOTHING };
         }
-        if self.rows.len() <= slot as usize {
-            self.rows.resize(slot as usize + 1, NOTHING);
-        }
-        self.rows[slot as usize] = Row { client, ..NOTHING };
     }
 
     /// The connection is open, and its age counts from now on. `jitter` spreads the ends of connections that began
@@ -137,8 +133,17 @@ impl Quotas {
         if !rate.is_limited() {
             return true;
         }
-        let Some(row) = self.rows.get_mut(slot as usize) else { return true };
+        // Connections may be older than the rate. They have their rows when they have something to pay.
+        let row = self.row(slot);
         rate.pay(row.paid, now).map(|paid| row.paid = paid).is_ok()
+    }
+
+    /// The row of a slot, which may have none yet.
+    fn row(&mut self, slot: u32) -> &mut Row {
+        if self.rows.len() <= slot as usize {
+            self.rows.resize(slot as usize + 1, NOTHING);
+        }
+        &mut self.rows[slot as usize]
     }
 
     pub(super) fn proxies(&self) -> &Proxies {
@@ -174,9 +179,25 @@ mod tests {
             assert_eq!(at_once as u32, rate);
             let second = (10_001..=11_000).map(|now| (0..50).filter(|_| pay(2, now)).count());
             assert_eq!(second.sum::<usize>() as u32, rate);
-            assert!(pay(7, 0), "nothing is known of it");
             assert!(quotas.pay(2, Millis(10_000), &Limits::default()), "another route has no such limit");
         }
+    }
+
+    #[test]
+    fn a_rate_holds_for_those_who_came_before_it() {
+        let mut quotas = quotas(&Limits::default(), 0);
+        quotas.admit(7, Client::Unasked);
+        assert!(quotas.pay(7, Millis(10_000), &Limits::default()));
+        assert_eq!(quotas.rows.len(), 0, "nobody asks for rows");
+        let limits = Limits { message_rate: 3, ..Limits::default() };
+        quotas.renew(std::slice::from_ref(&limits));
+        assert_eq!(quotas.rows.len(), 0, "nobody has said anything");
+        for slot in [7, 2] {
+            let at_once = (0..9).filter(|_| quotas.pay(slot, Millis(10_000), &limits)).count();
+            assert_eq!(at_once, 3, "slot {slot}");
+        }
+        quotas.bury(7);
+        assert!(quotas.pay(7, Millis(10_000), &limits), "the next one in that slot begins anew");
     }
 
     #[test]

@@ -37,8 +37,8 @@ impl fmt::Debug for Source {
 
 impl Remote {
     /// Takes up new settings, as far as that can be done while connections are held: limits, those of routes included,
-    /// and origins. Connections that there are keep to the new limits too, but for age and rate of messages; deadlines
-    /// that are running end as they began. Limits of routes that there are not wait for a restart.
+    /// and origins. Connections that there are keep to the new limits too, but for their age; deadlines that are running
+    /// end as they began. Limits of routes that there are not wait for a restart.
     ///
     /// # Errors
     /// Settings that cannot be; nothing is changed.
