@@ -225,6 +225,17 @@ impl fmt::Display for CertificateError {
 
 impl std::error::Error for CertificateError {}
 
+/// When all certificates of a file are valid, in time since 1970 (UTC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// From then on.
+    pub not_before: Duration,
+    /// Until then.
+    pub not_after: Duration,
+    /// The file was read then.
+    pub read_at: Duration,
+}
+
 /// How a server is laid out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {

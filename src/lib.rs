@@ -84,7 +84,7 @@ mod models;
 
 pub use app::{Admission, App, Context};
 pub use config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins, Proxies};
-pub use config::{CertificateError, CertificateFiles, Tls};
+pub use config::{CertificateError, CertificateFiles, Tls, Validity};
 pub use config::{QueueTotal, RouteLimits, RouteOptions, SlowPolicy};
 pub use http::Page;
 pub use id::ConnId;

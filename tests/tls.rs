@@ -692,6 +692,7 @@ fn the_end_of_certificates_is_shown_and_moves_with_a_reload() {
 mod program {
     use std::net::SocketAddr;
     use std::path::Path;
+    use std::time::SystemTime;
 
     use rustix::process::Signal;
 
@@ -751,19 +752,64 @@ mod program {
         (program, address)
     }
 
+    /// So many days from now, since 1970.
+    fn days_from_now(days: i32) -> Duration {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later");
+        let day = Duration::from_secs(24 * 60 * 60);
+        if days < 0 { now - day * days.unsigned_abs() } else { now + day * days.unsigned_abs() }
+    }
+
     #[test]
-    fn a_certificate_that_has_expired_is_used_and_named_in_the_log() {
-        for (year, expired) in [(2020, true), (4096, false)] {
+    fn a_certificate_that_is_not_valid_is_used_and_named_in_the_log() {
+        for (span, expected) in [
+            ([-9, -1], Some("a certificate has expired")),
+            ([1, 9], Some("a certificate is not valid yet")),
+            ([-1, 9], None),
+        ] {
             let authority = Authority::new();
-            let (certificate, key) = authority.issue_until("localhost", &["localhost"], year);
+            let (certificate, key) = authority.issue_between("localhost", span.map(days_from_now));
             let files = ["--tls-cert", path(&certificate), "--tls-key", path(&key)];
             let program = Program::serve(&[&files[..], &["--tls-listen", "127.0.0.1:0"]].concat());
             program.signal(Signal::INT);
             let output = program.output();
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{stderr}");
-            let named = stderr.contains("a certificate has expired") && stderr.contains("localhost.crt");
-            assert_eq!(named, expired, "{stderr}");
+            assert_eq!(stderr.lines().count(), usize::from(expected.is_some()), "{stderr}");
+            let named = expected.is_none_or(|line| stderr.contains(line) && stderr.contains("localhost.crt"));
+            assert!(named, "{stderr}");
+        }
+    }
+
+    #[test]
+    fn check_config_warns_of_certificates_that_are_not_valid_or_not_for_long() {
+        let authority = Authority::new();
+        for (number, (span, expected)) in [
+            ([-99, -1], Some("it ended at ")),
+            ([-99, 13], Some("it ends at ")),
+            ([1, 99], Some("it begins at ")),
+            ([-99, 15], None),
+            // Short ones are renewed when a third of their time is left.
+            ([-3, 3], None),
+            ([-5, 1], Some("it ends at ")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let (certificate, key) = authority.issue_between(&number.to_string(), span.map(days_from_now));
+            let settings = format!("tls-cert = [{certificate:?}]\ntls-key = [{key:?}]\n");
+            let file = authority.write("wsd.toml", &settings);
+            for (strict, failed) in [(&[][..], 0), (&["--strict"], 1)] {
+                let output = run(wsd(&[&["check-config", path(&file)], strict].concat()));
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                let code = if expected.is_some() { failed } else { 0 };
+                assert_eq!(output.status.code(), Some(code), "{span:?}: {stderr}");
+                assert_eq!(output.stdout.ends_with(b": ok\n"), code == 0, "{span:?}");
+                assert_eq!(stderr.lines().count(), usize::from(expected.is_some()), "{span:?}: {stderr}");
+                let begin = format!("wsd: warning: --tls-cert {}: ", path(&certificate));
+                let is_told =
+                    |what: &str| stderr.starts_with(&format!("{begin}{what}")) && stderr.contains(" UTC");
+                assert!(expected.is_none_or(is_told), "{span:?}: {stderr}");
+            }
         }
     }
 

@@ -328,8 +328,10 @@ fn server(view: &View, families: &mut Vec<Family>) {
     ));
     let certificates =
         shared.certificates.as_ref().map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
-    let expiries = certificates.iter().flat_map(|certificates| certificates.expiries());
-    let ends = expiries.map(|(file, end)| (vec![("file", file.display().to_string())], end.as_secs() as f64));
+    let validities = certificates.iter().flat_map(|certificates| certificates.validities());
+    let ends = validities.map(|(file, validity)| {
+        (vec![("file", file.display().to_string())], validity.not_after.as_secs() as f64)
+    });
     families.push(gauges(
         "tls_certificate_expiry_timestamp_seconds",
         "When the first of the certificates in a file ends, since the epoch",

@@ -1,14 +1,21 @@
 //! The flags for TLS.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use wsd::{CertificateError, CertificateFiles, Tls};
+use wsd::{CertificateError, CertificateFiles, Tls, Validity};
 
 use super::values::host_and_port;
 
 /// Where TLS is spoken unless that is said.
 const DEFAULT_LISTEN: &str = "localhost:8443";
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A certificate that ends within this time should have been renewed: as the alert has it. For one that lasts less than
+/// three times as long it is a third of its own time, which is when those are renewed.
+const SOON: Duration = DAY.saturating_mul(14);
 
 /// Certificates are read again on SIGHUP.
 #[derive(Args, Debug)]
@@ -73,4 +80,69 @@ pub(crate) fn certificate_line(error: &CertificateError) -> String {
         error => return format!("wsd: --tls-cert: {error}; see wsd --help"),
     };
     format!("wsd: {flag} {}: {problem}; {remedy}", file.display())
+}
+
+/// What somebody should know of a certificate who is about to use it.
+pub(super) fn warning(validity: &Validity) -> Option<String> {
+    let Validity { not_before, not_after, read_at: now } = *validity;
+    let soon = SOON.min(not_after.saturating_sub(not_before) / 3);
+    if not_after < now {
+        Some(format!("it ended at {}: clients refuse it; renew it", date(not_after)))
+    } else if not_before > now {
+        Some(format!("it begins at {}: clients refuse it until then; look at the clock", date(not_before)))
+    } else if not_after - now < soon {
+        Some(format!("it ends at {}; renew it", date(not_after)))
+    } else {
+        None
+    }
+}
+
+/// A time since 1970 as `2026-11-21 18:30 UTC`: days become years of 365.2425 days that begin in March, so that a leap
+/// day is the last of its year.
+fn date(time: Duration) -> String {
+    let (days, minutes) = (time.as_secs() / DAY.as_secs(), time.as_secs() / 60 % (24 * 60));
+    // Days since 1 March 0000, in periods of 400 years.
+    let days = days + 719_468;
+    let (period, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = (400 * period + year + month / 10, (month + 2) % 12 + 1);
+    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (951_868_800, "2000-03-01 00:00 UTC"),
+            (1_798_761_599, "2026-12-31 23:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+            (253_402_300_799, "9999-12-31 23:59 UTC"),
+        ] {
+            assert_eq!(date(Duration::from_secs(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn soon_is_two_weeks_or_a_third_of_a_short_life() {
+        for (days, soon) in [(365, 14), (90, 14), (42, 14), (6, 2)] {
+            let (second, not_before, not_after) = (Duration::from_secs(1), 100 * DAY, (100 + days) * DAY);
+            let when = |read_at| warning(&Validity { not_before, not_after, read_at });
+            let at = |left: Duration| when(not_after - left);
+            assert_eq!(at(soon * DAY), None, "{days} days");
+            assert!(at(soon * DAY - second).is_some_and(|line| line.contains("ends at")), "{days} days");
+            assert!(at(Duration::ZERO).is_some_and(|line| line.contains("ends at")));
+            assert!(when(not_after + second).is_some_and(|line| line.contains("ended at")));
+            assert!(when(not_before - second).is_some_and(|line| line.contains("begins at")));
+            assert_eq!(when(not_before), None);
+        }
+    }
 }

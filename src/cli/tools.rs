@@ -36,10 +36,17 @@ pub(super) enum Tool {
     },
     /// Prints the manual page, for `man -l -`
     Man,
-    /// Says what is wrong with a configuration file; exits with 0 if nothing is
+    /// Says what is wrong with a configuration file; exits with 0 if it can be served
+    ///
+    /// With it go the certificates that it names. One that has expired, ends soon or is not valid yet is no reason for
+    /// wsd not to start, so it is a warning.
     CheckConfig {
         /// The file
         file: PathBuf,
+
+        /// Exit with 1 for a warning, too: for a check before a deploy
+        #[arg(long)]
+        strict: bool,
     },
     /// Prints a configuration file with all settings, their defaults and what they mean
     ExampleConfig,
@@ -64,8 +71,14 @@ impl Tool {
                 clap_complete::generate(*shell, &mut command.clone(), "wsd", &mut out);
             }
             Self::Man => out = manual_page(command).map_err(|error| one_line(&error.into()))?,
-            Self::CheckConfig { file } => {
-                super::Cli::of_file(file)?;
+            Self::CheckConfig { file, strict } => {
+                let warnings = super::Cli::check_file(file)?;
+                for line in &warnings {
+                    let _ = writeln!(io::stderr(), "{line}");
+                }
+                if *strict && !warnings.is_empty() {
+                    std::process::exit(1)
+                }
                 out.extend(format!("{}: ok\n", file.display()).into_bytes());
             }
             Self::ExampleConfig => out.extend(super::example::file(command).into_bytes()),

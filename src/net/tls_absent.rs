@@ -6,10 +6,9 @@ use std::io::{self, IoSlice};
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::stream::Input;
-use crate::config::{CertificateError, CertificateFiles};
+use crate::config::{CertificateError, CertificateFiles, Validity};
 use crate::metrics::WorkerMetrics;
 
 /// One of the two sides of a session.
@@ -45,7 +44,7 @@ impl Certificates {
         match self.0 {}
     }
 
-    pub(crate) fn expiries(&self) -> &BTreeMap<PathBuf, Duration> {
+    pub(crate) fn validities(&self) -> &BTreeMap<PathBuf, Validity> {
         match self.0 {}
     }
 }

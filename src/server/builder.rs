@@ -1,5 +1,6 @@
 //! A server that is being put together.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,11 +8,11 @@ use std::sync::Arc;
 use super::reload::Source;
 use super::service::Service;
 use super::signals;
-use super::start::{check, start};
+use super::start::{check, start, validities};
 use super::{Handle, Reloaded, Remote, RunError, StartError};
 use crate::app::App;
-use crate::config::CertificateFiles;
 use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins};
+use crate::config::{CertificateFiles, Validity};
 use crate::config::{QueueTotal, RouteLimits, RouteOptions};
 use crate::http::Page;
 use crate::route::{InvalidRoute, Router};
@@ -230,6 +231,14 @@ impl Builder {
     /// As [`start`](Self::start), but for what the system has to say.
     pub fn check(&self) -> Result<(), StartError> {
         check(self)
+    }
+
+    /// When its certificates are valid, by file. One that has expired is no error: the server starts with it, too.
+    ///
+    /// # Errors
+    /// [`StartError::Certificate`] for a file that cannot be used.
+    pub fn validities(&self) -> Result<BTreeMap<PathBuf, Validity>, StartError> {
+        validities(self)
     }
 
     /// Starts the server, and returns when it accepts connections on all its addresses.

@@ -1,8 +1,10 @@
 //! From settings to running workers.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -13,7 +15,7 @@ use super::memory;
 use super::watch::Watch;
 use super::{Builder, Handle, StartError};
 use crate::admin::{self, Admin, View};
-use crate::config::{AdminAddress, Config, DescriptorTables, QueueTotal};
+use crate::config::{AdminAddress, Config, DescriptorTables, QueueTotal, Validity};
 use crate::http::Page;
 use crate::hub::audience::Audience;
 use crate::metrics::{RouteLedger, WorkerMetrics};
@@ -146,6 +148,12 @@ fn share(
 pub(super) fn check(builder: &Builder) -> Result<(), StartError> {
     check_but_for_certificates(builder)?;
     load(&builder.config).map(drop)
+}
+
+/// When the certificates are valid, by file.
+pub(super) fn validities(builder: &Builder) -> Result<BTreeMap<PathBuf, Validity>, StartError> {
+    let (certificates, _) = load(&builder.config)?;
+    Ok(certificates.map(|it| it.validities().clone()).unwrap_or_default())
 }
 
 fn check_but_for_certificates(builder: &Builder) -> Result<(), StartError> {

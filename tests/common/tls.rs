@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::crypto::ring;
@@ -39,10 +40,25 @@ impl Authority {
 
     /// The same for one that ends with the beginning of a year.
     pub(crate) fn issue_until(&self, file: &str, names: &[&str], year: i32) -> (PathBuf, PathBuf) {
+        self.issue_with(file, names, |params| params.not_after = rcgen::date_time_ymd(year, 1, 1))
+    }
+
+    /// The same for one that is valid between two moments, in time since 1970.
+    pub(crate) fn issue_between(&self, file: &str, span: [Duration; 2]) -> (PathBuf, PathBuf) {
+        let [from, until] = span.map(|time| rcgen::date_time_ymd(1970, 1, 1) + time);
+        self.issue_with(file, &["localhost"], |params| (params.not_before, params.not_after) = (from, until))
+    }
+
+    fn issue_with(
+        &self,
+        file: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (PathBuf, PathBuf) {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let key = KeyPair::generate().expect("random numbers");
         let mut params = CertificateParams::new(names).expect("names");
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("sound parameters");
         (
             self.write(&format!("{file}.crt"), &certificate.pem()),

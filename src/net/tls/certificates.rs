@@ -18,7 +18,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, version};
 use tracing::warn;
 
-use crate::config::{CertificateError, CertificateFiles};
+use crate::config::{CertificateError, CertificateFiles, Validity};
 
 /// What is spoken inside (RFC 7301). A WebSocket begins as HTTP/1.1.
 const ALPN: &[u8] = b"http/1.1";
@@ -40,8 +40,8 @@ pub(crate) struct Certificates {
     provider: Arc<CryptoProvider>,
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
-    /// Of those in force: their files, each once, and when they end.
-    expiries: BTreeMap<PathBuf, Duration>,
+    /// Of those in force: their files, each once, and when they are valid.
+    validities: BTreeMap<PathBuf, Validity>,
 }
 
 impl Certificates {
@@ -53,20 +53,20 @@ impl Certificates {
             provider: Arc::new(ring::default_provider()),
             ticketer: ring::Ticketer::new().map_err(io::Error::other)?,
             sessions: ServerSessionMemoryCache::new(SESSIONS),
-            expiries: BTreeMap::new(),
+            validities: BTreeMap::new(),
         })
     }
 
-    /// By file: when the first of its certificates ends, since 1970.
-    pub(crate) fn expiries(&self) -> &BTreeMap<PathBuf, Duration> {
-        &self.expiries
+    /// By file: from when on all of its certificates are valid, and when the first of them ends.
+    pub(crate) fn validities(&self) -> &BTreeMap<PathBuf, Validity> {
+        &self.validities
     }
 
     /// Reads the files, at the start and whenever they may have changed.
     pub(crate) fn load(&mut self) -> Result<ServerConfig, CertificateError> {
         let pairs: Result<Vec<_>, _> = self.files.iter().map(|files| load(files, &self.provider)).collect();
         let pairs = pairs?;
-        self.note_expiries(&pairs);
+        self.note_validities(&pairs);
         let resolver = Arc::new(Resolver { pairs });
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])
@@ -80,42 +80,49 @@ impl Certificates {
         Ok(ServerConfig(Arc::new(config)))
     }
 
-    /// Remembers when these end, and says so where they have: clients refuse them, but they are all that there is.
-    fn note_expiries(&mut self, pairs: &[Arc<CertifiedKey>]) {
+    /// Remembers when these are valid, and says so where they are not: clients refuse them, but they are all that there
+    /// is.
+    fn note_validities(&mut self, pairs: &[Arc<CertifiedKey>]) {
+        let read_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let files = self.files.iter().map(|files| &files.certificate);
-        let ends = files.zip(pairs).filter_map(|(file, pair)| {
-            let first = pair.cert.iter().filter_map(|it| not_after(it, &self.provider)).min()?;
-            Some((file.clone(), first))
+        let validities = files.zip(pairs).filter_map(|(file, pair)| {
+            let each = pair.cert.iter().filter_map(|it| span(it, &self.provider));
+            let (not_before, not_after) = each.reduce(|a, b| (a.0.max(b.0), a.1.min(b.1)))?;
+            Some((file.clone(), Validity { not_before, not_after, read_at }))
         });
-        let expiries: BTreeMap<_, _> = ends.collect();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        for (file, _) in expiries.iter().filter(|(_, end)| **end < now) {
-            warn!(file = %file.display(), "a certificate has expired: clients will refuse it");
+        self.validities = validities.collect();
+        for (file, validity) in &self.validities {
+            if validity.not_after < read_at {
+                warn!(file = %file.display(), "a certificate has expired: clients will refuse it");
+            } else if validity.not_before > read_at {
+                warn!(file = %file.display(), "a certificate is not valid yet: clients will refuse it");
+            }
         }
-        self.expiries = expiries;
     }
 }
 
-/// When a certificate ends. rustls shows no dates, but it names the one that a certificate is past, before it looks at
-/// who signed it; and at the end of time every certificate is.
-fn not_after(certificate: &CertificateDer<'_>, provider: &CryptoProvider) -> Option<Duration> {
+/// From when to when a certificate is valid, in time since 1970. rustls shows no dates, but it names the one that a certificate is past, or has yet to
+/// come to, before it looks at who signed it: at the end of time every certificate is past it, and in 1970 every one has
+/// yet to come to it, but for those that are as old.
+fn span(certificate: &CertificateDer<'_>, provider: &CryptoProvider) -> Option<(Duration, Duration)> {
+    use rustls::CertificateError::{ExpiredContext, NotValidYetContext};
     let certificate = ParsedCertificate::try_from(certificate).ok()?;
-    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
-    let algorithms = provider.signature_verification_algorithms.all;
-    let verdict = verify_server_cert_signed_by_trust_anchor(
-        &certificate,
-        &RootCertStore::empty(),
-        &[],
-        end_of_time,
-        algorithms,
-    );
-    match verdict {
-        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ExpiredContext {
-            not_after,
-            ..
-        })) => Some(Duration::from_secs(not_after.as_secs())),
-        _ => None,
-    }
+    let verdict_at = |seconds| {
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let algorithms = provider.signature_verification_algorithms.all;
+        let roots = RootCertStore::empty();
+        match verify_server_cert_signed_by_trust_anchor(&certificate, &roots, &[], at, algorithms) {
+            Err(rustls::Error::InvalidCertificate(error)) => Some(error),
+            _ => None,
+        }
+    };
+    let since_1970 = |time: UnixTime| Duration::from_secs(time.as_secs());
+    let Some(ExpiredContext { not_after, .. }) = verdict_at(u64::MAX) else { return None };
+    let not_before = match verdict_at(0) {
+        Some(NotValidYetContext { not_before, .. }) => since_1970(not_before),
+        _ => Duration::ZERO,
+    };
+    Some((not_before, since_1970(not_after)))
 }
 
 fn load(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, CertificateError> {
