@@ -190,6 +190,10 @@ impl Inflater {
     /// Decompresses a whole message of at most `message_bytes_max` bytes. Works in steps, so a bomb costs no more
     /// than the limit.
     ///
+    /// One that ends inside a block is as long as it came, and what the tail then means in it: section 7.2.2 asks for no
+    /// more than to append that and to decompress, and zlib's readers, browsers among them, do no more. No check of a
+    /// block's end would find all that is cut, and what is cut is the sender's own.
+    ///
     /// # Errors
     /// [`ProtocolError::MessageTooBig`] at the limit, [`ProtocolError::InvalidDeflate`] for what is no DEFLATE.
     pub fn inflate(&mut self, payload: &[u8], message_bytes_max: u32) -> Result<Vec<u8>, ProtocolError> {
@@ -346,6 +350,34 @@ mod tests {
         assert_eq!(inflater.inflate(wire, 10_000_000).map(|out| out.len()), Ok(10_000_000), "at the limit");
         assert_eq!(inflater.inflate(wire, 9_999_999), Err(ProtocolError::MessageTooBig));
         assert_eq!(inflater.inflate(wire, 1_000), Err(ProtocolError::MessageTooBig));
+    }
+
+    #[test]
+    fn a_message_that_ends_inside_a_block_harms_no_other() {
+        let (whole, refers_back) =
+            ([0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00], [0xf2, 0x00, 0x11, 0x00, 0x00]);
+        let stored = [0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00];
+        let mut inflater = Inflater::new(Window::MAX, false);
+        // What is missing is made up for with the tail, no more.
+        assert_eq!(inflater.inflate(&stored[..6], 100).as_deref(), Ok(&b"H\0\0\xff\xff"[..]));
+        assert_eq!(
+            inflater.inflate(&stored[..6], 4),
+            Err(ProtocolError::MessageTooBig),
+            "a limit all the same"
+        );
+        for cut in
+            (0..whole.len()).map(|end| &whole[..end]).chain((0..stored.len()).map(|end| &stored[..end]))
+        {
+            if let Ok(out) = inflater.inflate(cut, 100) {
+                assert!(out.len() <= 5 + 4, "{cut:02x?} became {out:02x?}");
+            }
+            assert!(
+                inflater.inflate(&refers_back, 100).is_err(),
+                "there is nothing before it, after {cut:02x?}"
+            );
+            let _ = inflater.inflate(cut, 100);
+            assert_eq!(inflater.inflate(&whole, 100).as_deref(), Ok(&b"Hello"[..]), "after {cut:02x?}");
+        }
     }
 
     #[test]
