@@ -297,6 +297,8 @@ fn unreachable_line(config: &Config, reason: Option<&str>) -> String {
         "is the path right? Give the whole URL"
     } else if reason.contains("refused") || reason.contains("timed out") {
         "start the server, or give its URL"
+    } else if reason.contains("certificate") {
+        "give what signed it with --cacert, or do without with --insecure"
     } else {
         "is this a WebSocket server?"
     };

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::measure;
+use common::{measure, run};
 use serde_json::json;
 use wsd::apps::{Broadcast, Echo};
 use wsd::{Handle, Limits, Server};
@@ -213,5 +213,12 @@ fn everything_over_tls() {
     let metrics = server.metrics();
     assert_eq!((metrics.tls_handshakes, metrics.tls_failed), (350, 0));
     assert!(metrics.tls_resumed > 0, "{metrics:?}");
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("random numbers");
+    std::fs::write(&cert, stranger.cert.pem()).expect("writable");
+    let (code, _, err) = run(&format!("{url} {trust} --conns 5 --duration 1s"));
+    assert_eq!((code, err.lines().count()), (1, 1), "{err}");
+    for words in ["invalid peer certificate", "--cacert", "--insecure"] {
+        assert!(err.contains(words), "{err}");
+    }
     server.shutdown().expect("stopped");
 }

@@ -238,15 +238,15 @@ pub fn connect(server: SocketAddr, source: Option<IpAddr>, small: bool) -> io::R
     Ok(TcpStream::from_std(socket.into()))
 }
 
-/// A system error as a reason to count by.
-pub fn reason(kind: io::ErrorKind) -> &'static str {
-    match kind {
-        io::ErrorKind::ConnectionRefused => "connection refused",
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "connection reset",
-        io::ErrorKind::TimedOut => "timed out",
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable",
-        io::ErrorKind::AddrNotAvailable => "no source port left",
-        _ => "system error",
+/// An error as a reason to count by. Those of TLS come with its own words.
+pub fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "connection reset".to_owned(),
+        io::ErrorKind::TimedOut => "timed out".to_owned(),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "no source port left".to_owned(),
+        _ => error.to_string(),
     }
 }
 

@@ -7,6 +7,7 @@ use mio::net::TcpStream;
 use wsd::net::stream::{Input as Read, Stream};
 use wsd::net::tls::{Client as TlsClient, Tls};
 
+use super::dial;
 use crate::client::{Client, Fault, Input, Offer, State};
 use crate::clock::monotonic_ns;
 
@@ -45,8 +46,8 @@ pub enum End {
     Drained,
     /// The peer has closed its side.
     Eof,
-    /// The connection failed.
-    Failed(io::ErrorKind),
+    /// The connection failed, for this reason.
+    Failed(String),
     /// The server did something wrong.
     Fault(Fault),
 }
@@ -94,7 +95,7 @@ impl Link {
                 Ok(Read::Bytes { len, emptied }) => (len, emptied),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return End::Drained,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return End::Failed(error.kind()),
+                Err(error) => return End::Failed(dial::reason(&error)),
             };
             if let Err(fault) = self.feed(&mut buffer[..read], offer, &key, reader) {
                 return End::Fault(fault);
@@ -122,7 +123,7 @@ impl Link {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 End::Drained
             }
-            Err(error) => End::Failed(error.kind()),
+            Err(error) => End::Failed(dial::reason(&error)),
         }
     }
 

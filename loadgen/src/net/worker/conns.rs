@@ -50,7 +50,7 @@ impl Worker {
         for _ in 0..CONNECTS_PER_TURN {
             let Some(conn) = self.hands.dialer.next(now_ns) else { break };
             if let Err(error) = self.connect(conn) {
-                self.drop_link(conn, &describe(&error));
+                self.drop_link(conn, &dial::reason(&error));
             }
         }
         if matches!(self.phase, Phase::Dialing) && self.hands.dialer.is_finished() {
@@ -90,15 +90,15 @@ impl Worker {
         let key = client::key(self.assignment.seed, self.number(conn));
         let Some(link) = &mut self.links[conn as usize] else { return Ok(()) };
         if let Some(error) = link.connect_error() {
-            return Err(describe(&error));
+            return Err(dial::reason(&error));
         }
         link.connected = true;
         self.hands.dialer.connected(conn, monotonic_ns());
-        link.begin().map_err(|error| describe(&error))?;
+        link.begin().map_err(|error| dial::reason(&error))?;
         let out = &mut self.hands.out;
         out.clear();
         self.assignment.offer.encode(conn * self.assignment.threads + self.assignment.thread, &key, out);
-        link.write(out).map_err(|error| describe(&error))
+        link.write(out).map_err(|error| dial::reason(&error))
     }
 
     // Events of one connection.
@@ -153,7 +153,7 @@ impl Worker {
             End::Drained if left => self.retire(conn),
             End::Drained => {}
             End::Eof => self.drop_link(conn, "closed before the answer"),
-            End::Failed(kind) => self.drop_link(conn, dial::reason(kind)),
+            End::Failed(reason) => self.drop_link(conn, &reason),
             End::Fault(Fault::Handshake(error)) => self.drop_link(conn, &error.to_string()),
             End::Fault(Fault::Protocol(error)) => self.drop_link(conn, &error.to_string()),
         }
@@ -318,13 +318,5 @@ impl Hands {
         self.out.clear();
         link.client.close(code, self.rng.u32(..).to_be_bytes(), &mut self.out);
         let _ = link.write(&self.out);
-    }
-}
-
-/// A system error as a reason to count by.
-fn describe(error: &io::Error) -> String {
-    match dial::reason(error.kind()) {
-        "system error" => error.to_string(),
-        reason => reason.to_owned(),
     }
 }
