@@ -75,7 +75,7 @@ impl fmt::Display for RequestError {
             Self::HeadTooLong => "request head too long",
             Self::TooManyHeaders => "too many headers",
             Self::Method => "method not allowed",
-            Self::HttpVersion => "HTTP version not supported",
+            Self::HttpVersion => "HTTP version not supported, 1.1 is needed",
             Self::WebSocketVersion => "WebSocket version not supported",
         })
     }
@@ -223,6 +223,13 @@ impl<'h> Request<'h> {
             .headers("upgrade")
             .flat_map(list_elements)
             .any(|token| token.eq_ignore_ascii_case("websocket"));
+        // Who sends a key asks for a WebSocket: the header that says so belongs to one hop, and a proxy that is not told
+        // to pass it on does not. A page in its place would say nothing of that.
+        if !asks && self.header("sec-websocket-key").is_some() {
+            return Err(RequestError::Malformed(
+                "a handshake without Upgrade: websocket; does a proxy drop it?",
+            ));
+        }
         if !asks {
             return Ok(Upgrade::No);
         }
