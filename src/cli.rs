@@ -294,7 +294,9 @@ fn one_line(error: &clap::Error) -> String {
     let first = rendered.lines().next().unwrap_or_default();
     let mut line = format!("wsd: {}", first.trim_start_matches("error: ").trim_end_matches(':'));
     // The standard library's words for what is no number at all.
-    line = line.replace("invalid digit found in string", "a whole number is needed");
+    for words in ["invalid digit found in string", "cannot parse integer from empty string"] {
+        line = line.replace(words, "a whole number is needed");
+    }
     let listed = match error.get(ContextKind::ValidValue) {
         Some(ContextValue::Strings(values)) if !values.is_empty() => Some(values.join(", ")),
         _ => None,
@@ -346,6 +348,7 @@ mod tests {
             (["wsd", "--drain-code", "1005"], "--drain-code"),
             (["wsd", "completions", "perl"], "perl"),
             (["wsd", "--threads=nope", "--app=sink"], "a whole number is needed"),
+            (["wsd", "--threads=", "--app=sink"], "a whole number is needed"),
             (["wsd", "--nope", "1"], "--nope"),
             (["wsd", "check-config", ""], "<FILE>"),
         ] {

@@ -405,3 +405,20 @@ fn r3_two_thousand_clients_and_512_descriptors() {
         fresh == 200
     });
 }
+
+/// A server that can hold nobody would be ready, and refuse everyone.
+#[cfg(feature = "cli")]
+#[test]
+fn r3_no_room_at_all_is_a_reason_not_to_start() {
+    use common::program::run;
+
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", r#"ulimit -n 64; exec "$0" "$@""#, env!("CARGO_BIN_EXE_wsd")]);
+    command.args(["--listen", "127.0.0.1:0", "--threads", "2"]);
+    let output = run(command);
+    let line = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+    for words in ["64 descriptors", "ulimit -n", "LimitNOFILE"] {
+        assert!(line.contains(words), "{line}");
+    }
+}

@@ -73,9 +73,15 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     drop(report);
     let private = (0..config.threads).filter(|_| matches!(reports.recv(), Ok(Report::Table(true)))).count();
     let ceiling = Ceiling::new(&config, private, descriptors);
+    // Dropping `goes` on an error lets the threads end.
+    if ceiling.connections == 0 {
+        let none = format!(
+            "a limit of {descriptors} descriptors leaves none for connections: raise it (ulimit -n, LimitNOFILE)"
+        );
+        return Err(StartError::System(io::Error::other(none)));
+    }
     shared.seats.provide(ceiling.connections);
 
-    // Dropping `goes` on an error lets the threads end.
     let (mut addresses, reserved) = reserve(&config)?;
     let view = View {
         shared: Arc::clone(&shared),
