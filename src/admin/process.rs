@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Processor time, memory and start of the whole process.
 #[derive(Debug, PartialEq)]
@@ -19,15 +21,25 @@ pub(super) struct Process {
 /// `None` where there is no procfs.
 pub(super) fn process() -> Option<Process> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    let system = fs::read_to_string("/proc/stat").ok()?;
-    let booted: f64 = system.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     Some(Process {
         cpu_seconds: cpu_seconds(&stat)?,
         resident_bytes: field(&stat, 24)? * page_size() as u64,
         virtual_bytes: field(&stat, 23)?,
-        start_seconds: booted + field(&stat, 22)? as f64 / clock_ticks_per_second() as f64,
+        start_seconds: start_seconds(&stat)?,
         threads: field(&stat, 20)?,
     })
+}
+
+/// When the process started. From clocks, because `/proc/stat` may be hidden (`ProcSubset=pid`), and once, so that a
+/// wall clock that is set does not look like a restart.
+fn start_seconds(stat: &str) -> Option<f64> {
+    static START: OnceLock<f64> = OnceLock::new();
+    let seconds = |time: Timespec| time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
+    let started = field(stat, 22)? as f64 / clock_ticks_per_second() as f64;
+    Some(*START.get_or_init(|| {
+        let booted = seconds(clock_gettime(ClockId::Realtime)) - seconds(clock_gettime(ClockId::Boottime));
+        booted + started
+    }))
 }
 
 /// Processor time of one thread, in seconds.
@@ -80,7 +92,20 @@ mod tests {
     #[test]
     fn this_process_is_there() {
         let process = process().expect("tests run where procfs is");
-        assert!(process.resident_bytes > 0 && process.threads > 0 && process.start_seconds > 1e9);
+        assert!(process.resident_bytes > 0 && process.threads > 0);
         assert!(descriptors().is_some_and(|count| count > 0));
+    }
+
+    #[test]
+    fn the_start_is_where_the_systems_own_records_have_it() {
+        let system = fs::read_to_string("/proc/stat").expect("tests run where procfs is");
+        let booted = system.lines().find_map(|line| line.strip_prefix("btime ")).expect("a line");
+        let booted: f64 = booted.trim().parse().expect("seconds");
+        let stat = fs::read_to_string("/proc/self/stat").expect("it is there");
+        let started = booted + field(&stat, 22).expect("ticks") as f64 / clock_ticks_per_second() as f64;
+        // That has whole seconds.
+        let found = start_seconds(&stat).expect("it has a field for it");
+        assert!((found - started).abs() < 2.0, "{found} {started}");
+        assert_eq!(process().map(|process| process.start_seconds), Some(found), "it never moves");
     }
 }
