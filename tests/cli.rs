@@ -7,6 +7,7 @@ mod common;
 
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -390,6 +391,33 @@ fn a_path_that_nothing_serves_is_said() {
         rest.split(' ').next().and_then(|count| count.parse::<u32>().ok()).expect("a number")
     });
     assert_eq!(counts.sum::<u32>(), 3, "{stderr}");
+}
+
+/// systemd says by device and inode which stream is its journal's (systemd.exec(5)).
+#[test]
+fn lines_for_the_journal_have_their_priority_and_leave_the_time_to_it() {
+    let path = std::env::temp_dir().join(format!("wsd-{}-journal", std::process::id()));
+    let logged = |format: &str, of_another: u64| {
+        let file = std::fs::File::create(&path).expect("a path of our own");
+        let about = file.metadata().expect("it is open");
+        // On every address the admin listener is a warning.
+        let mut command = wsd(&["--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0", "--log", "info"]);
+        command.args(["--threads", "1", "--log-format", format]);
+        command.env("JOURNAL_STREAM", format!("{}:{}", about.dev(), about.ino() + of_another));
+        let program = Program::start_with_log(command, file.into());
+        program.signal(Signal::INT);
+        assert_eq!(program.output().status.code(), Some(0));
+        std::fs::read_to_string(&path).expect("UTF-8")
+    };
+    let text = logged("text", 0);
+    assert!(text.lines().any(|line| line.starts_with("<4> WARN ")), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("<6> INFO stopping ")), "{text}");
+    let json = logged("json", 0);
+    assert!(json.lines().any(|line| line.starts_with("<4>{\"timestamp\":")), "{json}");
+    // Another's stream: this one is a file, or what a container has for a log.
+    let text = logged("text", 1);
+    assert!(text.contains("Z  WARN ") && !text.contains('<'), "{text}");
+    let _ = std::fs::remove_file(&path);
 }
 
 /// More clients than descriptors. The limit on descriptors is on their numbers: those that the program inherits
