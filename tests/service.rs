@@ -515,6 +515,9 @@ fn the_unit_files_are_sound() {
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
         "Requires=wsd.socket",
+        // With a limit the socket would fail with the service, and refuse everybody.
+        "StartLimitIntervalSec=0",
+        "RuntimeDirectory=wsd",
     ] {
         assert!(service.lines().any(|it| it == line), "no {line}");
     }
