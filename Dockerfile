@@ -1,5 +1,3 @@
-# syntax=docker/dockerfile:1
-
 # wsd alone: one static binary, no shell, no library, not root.
 #
 #   docker build --tag wsd .
