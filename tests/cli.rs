@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::program::{Program, run, wsd};
-use common::{Client, FIN, PATIENCE, SHUTDOWN_MAX, TEXT, header, ping, request, text};
+use common::{Client, FIN, PATIENCE, SHUTDOWN_MAX, TEXT, header, ping, request, text, wait_until};
 use rustix::process::Signal;
 
 /// Expects the end of a program that could not do what it was asked: the exit code, nothing on stdout, and one
@@ -242,6 +242,7 @@ fn health_asks_a_server() {
     assert_one_line(&ask(&["https://localhost"]), 1, &["http://"]);
     assert_one_line(&ask(&[&url, "--timeout", "soon"]), 2, &["--timeout"]);
     program.signal(Signal::STOP);
+    wait_until("every thread is stopped", || program.is_stopped());
     let start = Instant::now();
     assert_one_line(&ask(&[&url, "--timeout", "300ms"]), 1, &[&url, "timed out"]);
     assert!(start.elapsed() < PATIENCE);

@@ -146,24 +146,12 @@ fn as_many_wait_to_be_accepted_as_the_backlog_says() {
     // It is in its loop.
     program.open("/echo").close();
     program.signal(Signal::STOP);
-    // The signal is on its way to each thread; one that is still running would accept another.
-    common::wait_until("every thread is stopped", || {
-        threads_of(program.pid()).iter().all(|state| *state == 'T')
-    });
-    let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(300));
+    common::wait_until("every thread is stopped", || program.is_stopped());
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(1));
     let waiting: Vec<_> = (0..10).map_while(|_| connect().ok()).collect();
     assert!((4..=5).contains(&waiting.len()), "{} wait", waiting.len());
     program.signal(Signal::CONT);
     program.open("/echo").close();
-}
-
-/// The state of each thread, as `ps` shows it: T is stopped.
-fn threads_of(pid: u32) -> Vec<char> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-    let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).expect("a thread");
-    let state =
-        |stat: String| stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).expect("a state");
-    tasks.map(|task| state(stat(task.expect("a thread")))).collect()
 }
 
 #[test]

@@ -176,10 +176,15 @@ impl Program {
         times.map(|ticks| ticks.parse::<u64>().expect("proc(5)")).sum()
     }
 
-    /// Whether a signal has stopped it, and nothing has continued it.
+    /// Whether a signal has stopped it, with all of its threads, and nothing has continued it. The signal is on its way
+    /// to each of them: one that is still running would go on serving.
     pub(crate) fn is_stopped(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
-        stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with(['T', 't']))
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        tasks.flatten().all(|task| {
+            // A thread that ends while it is looked at has to be looked at again.
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with(['T', 't']))
+        })
     }
 
     /// Waits for its end.
