@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{measure, run};
-use serde_json::json;
+use serde_json::{Value, json};
 use wsd::apps::{Broadcast, Echo};
 use wsd::{Handle, Limits, Server};
 
@@ -82,12 +84,14 @@ fn a_server_that_leaves_the_sender_out_loses_nothing() {
     let line = "--mode broadcast --conns 30 --senders 3 --rate 30 --duration 1s --drain 300ms";
     let (out, value) = measure(&url, &format!("{line} --skip-sender"));
     let fanout = &value["fanout"];
-    assert_eq!((&fanout["expected"], &fanout["received"]), (&json!(870), &json!(870)), "{out}");
-    assert_eq!((&fanout["last_us"]["n"], &value["integrity"]["lost"]), (&json!(30), &json!(0)), "{out}");
+    let sent = sent_to_others(fanout);
+    assert_eq!((&fanout["expected"], &fanout["last_us"]["n"]), (&json!(29 * sent), &json!(sent)), "{out}");
+    assert_eq!(value["integrity"]["lost"], 0, "{out}");
     let (out, value) = measure(&url, line);
+    let sent = sent_to_others(&value["fanout"]);
     assert_eq!(
         (&value["integrity"]["expected"], &value["integrity"]["lost"]),
-        (&json!(900), &json!(30)),
+        (&json!(30 * sent), &json!(sent)),
         "{out}"
     );
     assert!(
@@ -98,13 +102,17 @@ fn a_server_that_leaves_the_sender_out_loses_nothing() {
 
     let (server, url) = start();
     let (out, value) = measure(&url, &format!("{line} --skip-sender"));
-    assert_eq!(
-        (&value["fanout"]["received"], &value["integrity"]["lost"]),
-        (&json!(870), &json!(0)),
-        "{out}"
-    );
-    assert!(out.contains("reason  30 messages came back: leave out --skip-sender\n"), "{out}");
+    let sent = sent_to_others(&value["fanout"]);
+    assert_eq!(value["integrity"]["lost"], 0, "{out}");
+    assert!(out.contains(&format!("reason  {sent} messages came back: leave out --skip-sender\n")), "{out}");
     server.shutdown().expect("stopped");
+}
+
+/// How many messages reached each of 29 others: 30 were intended, of which a busy machine may have no time for the last.
+fn sent_to_others(fanout: &Value) -> u64 {
+    let received = fanout["received"].as_u64().expect("a count");
+    assert!(received % 29 == 0 && (20..=30).contains(&(received / 29)), "{fanout}");
+    received / 29
 }
 
 /// 600 messages of 64 bytes, 1 KiB and 64 KiB: their mean is 3,577 bytes, with a deviation of 580.
@@ -151,7 +159,9 @@ fn compression_is_agreed_on_and_its_ratio_told() {
 
 #[test]
 fn those_who_do_not_read_are_told_apart_from_those_who_do() {
-    let limits = Limits { queue_hard: 1 << 20, ..Limits::default() };
+    // Who is cut has to be told before the run is over, and takes nothing in which it could be.
+    let close_timeout = Duration::from_millis(100);
+    let limits = Limits { queue_hard: 1 << 20, close_timeout, ..Limits::default() };
     let builder = Server::builder().listen("127.0.0.1:0").threads(2).limits(limits);
     let server = builder.route("/chat", Broadcast::by_path).start().expect("a free port");
     let url = format!("ws://{}", server.addresses()[0]);
