@@ -9,14 +9,18 @@ use mio::{Interest, Registry, Token};
 use rustix::event::epoll;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::config::Limits;
 use crate::id::Millis;
 
 /// Unsent bytes that the kernel may hold for one socket before it stops taking more. Little, so that slow
 /// readers are seen here, where they are counted, and not in kernel memory.
 const NOTSENT_LOWAT: u32 = 16 * 1024;
 
-/// The kernel gives a connection up when sent data is not acknowledged for so long.
-const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The kernel gives a connection up when sent data is not acknowledged for so long, or not taken: it asks no more of
+/// a peer that says again and again that it has no room. At least so long, and so much longer than our own limits have
+/// it, which are to be the first, and say why.
+const USER_TIMEOUT_MIN: Duration = Duration::from_secs(20);
+const USER_TIMEOUT_MORE: Duration = Duration::from_secs(10);
 
 /// After an accept that failed for lack of descriptors, the first and the longest pause.
 const RETRY_MIN: Duration = Duration::from_millis(10);
@@ -137,9 +141,14 @@ pub(crate) enum Accepted {
 
 impl Listener {
     /// Listens on `address`, together with every other worker.
-    pub(crate) fn open(address: SocketAddr, secure: bool, backlog: u32) -> io::Result<Self> {
+    pub(crate) fn open(
+        address: SocketAddr,
+        secure: bool,
+        backlog: u32,
+        user_timeout: Duration,
+    ) -> io::Result<Self> {
         let socket = bind(address, true)?;
-        set_options(&socket)?;
+        set_options(&socket, user_timeout)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let socket = TcpListener::from_std(socket.into());
         Ok(Self {
@@ -154,9 +163,9 @@ impl Listener {
     }
 
     /// Accepts from a socket that listens already, by a descriptor of our own. Its queue is one for all who hold it.
-    pub(crate) fn inherit(socket: &std::net::TcpListener) -> io::Result<Self> {
+    pub(crate) fn inherit(socket: &std::net::TcpListener, user_timeout: Duration) -> io::Result<Self> {
         let socket = Socket::from(socket.try_clone()?);
-        set_options(&socket)?;
+        set_options(&socket, user_timeout)?;
         let socket = TcpListener::from_std(socket.into());
         Ok(Self {
             socket,
@@ -167,6 +176,12 @@ impl Listener {
             reserve: open_reserve(),
             retry: None,
         })
+    }
+
+    /// Another time for connections that come from now on; those that there are keep the one that they came with.
+    pub(crate) fn set_user_timeout(&self, user_timeout: Duration) {
+        // A kernel that had the option keeps the old one where it does not take the new one.
+        let _ = socket2::SockRef::from(&self.socket).set_tcp_user_timeout(Some(user_timeout));
     }
 
     /// Asks for events. Of those who share a socket one connection wakes one, not all.
@@ -268,11 +283,17 @@ impl Listener {
     }
 }
 
+/// After what time without progress the kernel may give up a connection that keeps to one of these limits.
+pub(crate) fn user_timeout(limits: &[Limits]) -> Duration {
+    let own = limits.iter().map(|it| it.progress_timeout.max(it.close_timeout)).max();
+    own.unwrap_or_default().saturating_add(USER_TIMEOUT_MORE).max(USER_TIMEOUT_MIN)
+}
+
 /// Linux hands them down to the sockets that are accepted.
-fn set_options(socket: &Socket) -> io::Result<()> {
+fn set_options(socket: &Socket, user_timeout: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_user_timeout(Some(user_timeout))?;
     socket.set_nonblocking(true)
 }
 
@@ -295,25 +316,47 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_the_options_of_their_listener() {
         let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");
-        let mut listener = Listener::open(taken[0], false, 16).expect("held for us");
-        let _client = std::net::TcpStream::connect(taken[0]).expect("it listens");
-        let stream = loop {
-            match listener.accept(Millis(0)) {
-                Accepted::Stream(stream, _) => break stream,
-                Accepted::Empty => std::thread::yield_now(),
-                other => panic!("{other:?}"),
+        let mut listener = Listener::open(taken[0], false, 16, USER_TIMEOUT_MIN).expect("held for us");
+        let accept = |listener: &mut Listener| {
+            let _client = std::net::TcpStream::connect(taken[0]).expect("it listens");
+            loop {
+                match listener.accept(Millis(0)) {
+                    Accepted::Stream(stream, _) => break stream,
+                    Accepted::Empty => std::thread::yield_now(),
+                    other => panic!("{other:?}"),
+                }
             }
         };
+        let stream = accept(&mut listener);
         let socket = socket2::SockRef::from(&stream);
         assert!(socket.tcp_nodelay().expect("an option"));
         assert_eq!(socket.tcp_notsent_lowat().expect("an option"), NOTSENT_LOWAT);
-        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(USER_TIMEOUT));
+        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(USER_TIMEOUT_MIN));
+        let hour = Duration::from_secs(3600);
+        listener.set_user_timeout(hour);
+        let stream = accept(&mut listener);
+        let socket = socket2::SockRef::from(&stream);
+        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(hour), "others come later");
+    }
+
+    #[test]
+    fn the_kernel_is_more_patient_than_every_limit() {
+        let second = Duration::from_secs(1);
+        let limits = |progress, close| Limits {
+            progress_timeout: progress * second,
+            close_timeout: close * second,
+            ..Limits::default()
+        };
+        assert_eq!(user_timeout(&[limits(1, 1)]), USER_TIMEOUT_MIN);
+        assert_eq!(user_timeout(&[Limits::default()]), 20 * second);
+        assert_eq!(user_timeout(&[limits(11, 5)]), 21 * second);
+        assert_eq!(user_timeout(&[limits(1, 1), limits(1, 30), limits(25, 1)]), 40 * second);
     }
 
     #[test]
     fn a_port_where_somebody_listens_is_taken_even_with_reuse_port() {
         let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");
-        let _listener = Listener::open(taken[0], false, 16).expect("held for us");
+        let _listener = Listener::open(taken[0], false, 16, USER_TIMEOUT_MIN).expect("held for us");
         let error = reserve(&taken).expect_err("somebody listens");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }

@@ -28,7 +28,7 @@ use tracing::info;
 use super::drain::Draining;
 use super::entry::{After, Delivered, Entry};
 use super::inspect::{Inspection, Tables};
-use super::listener::Listener;
+use super::listener::{Listener, user_timeout};
 use super::mailbox::Mail;
 use super::slots::{Key, Slots};
 use super::socket::{Core, READ_BYTES};
@@ -104,12 +104,14 @@ impl Worker {
         let poll = Poll::new()?;
         let mailbox = shared.mailboxes[index].as_raw_fd();
         poll.registry().register(&mut SourceFd(&mailbox), MAILBOX, Interest::READABLE)?;
+        let user_timeout = user_timeout(shared.settings().limits.as_slice());
         let mut listeners = Vec::with_capacity(endpoints.all.len());
         for (number, &address) in endpoints.all.iter().enumerate() {
-            listeners.push(Listener::open(address, number >= endpoints.plain, shared.backlog)?);
+            let secure = number >= endpoints.plain;
+            listeners.push(Listener::open(address, secure, shared.backlog, user_timeout)?);
         }
         for socket in &shared.inherited {
-            listeners.push(Listener::inherit(socket)?);
+            listeners.push(Listener::inherit(socket, user_timeout)?);
         }
         for (number, listener) in listeners.iter_mut().enumerate() {
             listener.register(poll.registry(), Token(number))?;
@@ -323,7 +325,11 @@ impl Worker {
                 Mail::Publish { topic, batch } => self.core.hub.receive(&topic, batch),
                 Mail::Inspect(inspection) => self.inspections.push_back(inspection),
                 Mail::Drain => self.drain(),
-                Mail::Settings(settings) => self.core.renew(&settings, &self.shared),
+                Mail::Settings(settings) => {
+                    self.core.renew(&settings, &self.shared);
+                    let user_timeout = user_timeout(settings.limits.as_slice());
+                    self.listeners.iter().for_each(|listener| listener.set_user_timeout(user_timeout));
+                }
                 Mail::Certificates(config) => {
                     if let Some(acceptor) = &mut self.acceptor {
                         acceptor.renew(config);
