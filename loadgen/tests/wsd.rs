@@ -203,7 +203,11 @@ fn everything_over_tls() {
     let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
     std::fs::write(&cert, pair.cert.pem()).expect("writable");
     std::fs::write(&key, pair.signing_key.serialize_pem()).expect("writable");
-    let builder = Server::builder().listen("127.0.0.1:0").threads(2).tls("127.0.0.1:0", &cert, &key);
+    // So many handshakes at once take a busy machine longer than a server has to have patience.
+    let patience = Duration::from_secs(3600);
+    let limits = Limits { tls_timeout: patience, handshake_timeout: patience, ..Limits::default() };
+    let builder = Server::builder().listen("127.0.0.1:0").threads(2).limits(limits);
+    let builder = builder.tls("127.0.0.1:0", &cert, &key);
     let builder = builder.route("/chat", Broadcast::by_path).route("/echo", Echo::default);
     let server = builder.start().expect("a free port");
     let url = format!("wss://localhost:{}", server.tls_addresses()[0].port());
