@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use common::{BINARY, Client, FIN, PATIENCE, Running, calm, frame, wait_until};
-use wsd::{App, Context, Message};
+use common::{BINARY, Client, FIN, PATIENCE, Running, calm, frame, request_with, wait_until};
+use wsd::apps::Broadcast;
+use wsd::{App, Context, Deflate, Message, Server};
 
 /// What a connection may have read in one turn (`READ_BYTES` in `net/socket.rs`).
 const SHARE_BYTES: usize = 64 * 1024;
@@ -155,6 +156,32 @@ fn r9_a_room_has_so_many_deliveries_in_a_turn_and_not_one_more() {
     let after = server.wait("everyone has it", |metrics| metrics.delivered == MEMBERS);
     let turns = 1 + after.turns - before.turns;
     assert!(turns > 5, "{MEMBERS} deliveries in {turns} turns");
+    drop(members);
+    server.finish();
+}
+
+/// Compressed for each member by itself, a large message is far more work than a delivery.
+#[test]
+fn r9_what_is_compressed_for_one_member_counts_by_its_size() {
+    let deflate = Deflate { takeover: true, ..Deflate::default() };
+    let builder = Server::builder().threads(1).limits(calm()).deflate(deflate);
+    let server = Running::start(builder.app(Broadcast::by_path));
+    let members: Vec<Client> = (0..20)
+        .map(|_| {
+            let mut member = server.connect();
+            member.send(request_with("/room", "Sec-WebSocket-Extensions: permessage-deflate\r\n"));
+            assert!(member.assert_upgraded().contains("permessage-deflate"));
+            member
+        })
+        .collect();
+    let turns = |bytes: usize| {
+        let before = server.metrics();
+        server.remote().publish("/room", "x".repeat(bytes));
+        let after = server.wait("everyone has it", |metrics| metrics.delivered == before.delivered + 20);
+        after.turns - before.turns
+    };
+    let (small, large) = (turns(2_000), turns(DELIVERIES as usize * 1024));
+    assert!(small < 10 && large > 15, "{small} turns for a small message, {large} for a large one");
     drop(members);
     server.finish();
 }

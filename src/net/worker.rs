@@ -20,7 +20,7 @@ use std::time::Duration;
 use budget::Budget;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use share::Share;
+use share::{Share, deliveries_for};
 pub(crate) use shared::{Endpoints, Settings, Shared};
 use timers::Heard;
 use tracing::info;
@@ -373,10 +373,13 @@ impl Worker {
         let mut receivers = std::mem::take(&mut self.receivers);
         let mut left = self.share.deliveries();
         let mut route = self.core.router.none();
+        // What is compressed for each member is looked at after each.
+        let apart = self.core.deflate.is_some_and(|deflate| deflate.takeover);
         while left > 0
-            && let Some(batch) = self.core.hub.next_deliveries(left, &mut receivers)
+            && let Some(batch) = self.core.hub.next_deliveries(if apart { 1 } else { left }, &mut receivers)
         {
             left -= receivers.len();
+            let compressed = self.core.metrics.deflate_input_bytes.get();
             for &slot in &receivers {
                 let core = &mut self.core;
                 let Some((key, entry)) = self.slots.at(slot) else { continue };
@@ -391,6 +394,8 @@ impl Worker {
                 }
             }
             self.core.enter(route);
+            let compressed = self.core.metrics.deflate_input_bytes.get() - compressed;
+            left = left.saturating_sub(deliveries_for(compressed));
         }
         self.receivers = receivers;
         self.shared.mailboxes[own].sub_backlog(self.core.hub.take_finished_bytes());

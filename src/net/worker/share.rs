@@ -10,6 +10,9 @@ const ALONE: usize = 128;
 /// takes in more than that hands out as much: or what it takes in would only pile up, in a thousand rooms of one.
 const BESIDE_OTHERS: usize = 32;
 
+/// Bytes that are compressed for one member alone count for a delivery: they take as long, or longer.
+const COMPRESSED_BYTES: u64 = 1024;
+
 /// Over what time events are counted.
 const WINDOW_MS: u64 = 16;
 
@@ -53,6 +56,11 @@ impl Share {
     pub(super) fn deliveries(&self) -> usize {
         self.deliveries.max(self.taken_in)
     }
+}
+
+/// For how many deliveries it counts that so many bytes were compressed.
+pub(super) fn deliveries_for(compressed: u64) -> usize {
+    usize::try_from(compressed / COMPRESSED_BYTES).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
