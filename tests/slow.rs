@@ -400,6 +400,29 @@ fn at_95_percent_of_the_memory_nobody_else_is_let_in() {
     server.finish();
 }
 
+/// What is on its way to somebody who was shed, and takes nothing of it, does not hold up everybody else until the time
+/// for closing is over.
+#[test]
+fn at_95_percent_of_the_memory_who_is_closed_and_does_not_read_is_cut() {
+    let limits = Limits { queue_hard: 1 << 30, queue_soft: 0, close_timeout: 2 * PATIENCE, ..calm() };
+    let builder = rooms(1, SlowPolicy::Close, limits);
+    let server = Running::start(builder.queue_total(QueueTotal::Bytes(1 << 20)));
+    let slow = Client::open_small(server.address, "/room");
+    let mut other = server.open("/other");
+    server.remote().publish("/room", "x".repeat(2 << 20));
+    wait_until("it is shed", || {
+        nudge(&server);
+        server.metrics().closed_shed == 1
+    });
+    other.send(text("later"));
+    other.assert_text("later");
+    let metrics = server.metrics();
+    assert_eq!((metrics.closing_timed_out, metrics.connections), (1, 1));
+    drop(slow);
+    other.close();
+    server.finish();
+}
+
 /// Two hundred of a thousand do not read.
 #[test]
 fn r1_slow_readers_are_cut_and_the_others_lose_nothing() {

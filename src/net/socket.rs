@@ -239,6 +239,12 @@ impl Core {
         self.settle(key, entry)
     }
 
+    /// There is no more memory, and a connection that is closed takes nothing of what is on its way to it.
+    pub(super) fn cut_off(&mut self, _: Key, _: &mut Entry) -> After {
+        self.metrics.closing_timed_out.add(1);
+        After::Drop
+    }
+
     /// The server stops: closes the connection behind what is queued for it.
     pub(super) fn stop(&mut self, key: Key, entry: &mut Entry) -> After {
         if entry.stream.is_handshaking() {

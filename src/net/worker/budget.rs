@@ -1,4 +1,5 @@
-//! What all queues together hold in memory: shed the slowest at 80 % of the limit, take no more in at 95 %.
+//! What all queues together hold in memory: shed the slowest at 80 % of the limit, take no more in at 95 %, and wait for
+//! nobody there who was shed and takes nothing.
 //!
 //! A frame that a thousand queues hold is in memory once, so each queue bears a thousandth of it. To look at every
 //! frame of every queue takes time, so the counters are asked first: what queues would hold if they shared nothing
@@ -23,6 +24,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Connections that are looked at in one turn.
 const LOOKS_PER_TURN: u32 = 1024;
 
+/// Of the time for closing, the part for which a closed connection may take nothing while there is no more memory:
+/// what is on its way to it stands in the way of everybody's input.
+const STALL_PART: u32 = 10;
+
 const SHED_PERCENT: u64 = 80;
 const FULL_PERCENT: u64 = 95;
 
@@ -43,6 +48,8 @@ struct Look {
     memory: u64,
     /// Of that, what goes by itself: its connections are being closed.
     closing: u64,
+    /// Of those connections, the ones that take nothing.
+    stalled: Vec<Key>,
     queues: Vec<Queue>,
 }
 
@@ -128,6 +135,7 @@ impl Worker {
 
     /// Looks at a turn's share of the connections; gives the whole when that was the last.
     fn look_on(&mut self) -> Option<Look> {
+        let now = self.core.now;
         let look = self.budget.look.as_mut()?;
         let end = self.slots.end();
         let until = look.next.saturating_add(LOOKS_PER_TURN).min(end);
@@ -137,6 +145,10 @@ impl Worker {
             look.memory += memory;
             if !entry.conn.is_open() {
                 look.closing += memory;
+                let patience = self.core.limits[entry.route].close_timeout / STALL_PART;
+                if entry.conn.progress_at().after(patience) <= now {
+                    look.stalled.push(key);
+                }
             } else if memory > 0 {
                 look.queues.push(Queue { key, memory, progress_at: entry.conn.progress_at() });
             }
@@ -152,6 +164,9 @@ impl Worker {
         self.budget.full = total > self.budget.full_above;
         if self.budget.full && !self.shared.memory_warned.swap(true, Ordering::Relaxed) {
             warn!(bytes = total, "queues hold too much memory; no more connections for now (said once)");
+        }
+        if self.budget.full {
+            look.stalled.iter().for_each(|&key| self.attend(key, Core::cut_off));
         }
         if total <= self.budget.shed_above {
             return;
