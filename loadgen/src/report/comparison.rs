@@ -76,8 +76,11 @@ fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
     }
 }
 
-/// A ratio in five characters.
+/// A ratio in five characters: an interval of few pairs that differ much may have any number of digits.
 pub fn factor(ratio: f64) -> String {
+    if ratio >= 9_999.5 {
+        return format!("{ratio:.0e}");
+    }
     let decimals = [10.0, 100.0, 1000.0].iter().filter(|bound| ratio >= **bound).count();
     format!("{ratio:.0$}", 3 - decimals)
 }
@@ -206,6 +209,8 @@ verdict REGRESSION (response.p50)
     fn factors_keep_their_width() {
         let all = [0.987, 1.0, 67.02, 105.78, 4321.0].map(factor);
         assert_eq!(all, ["0.987", "1.000", "67.02", "105.8", "4321"]);
+        let long = [9_999.4, 9_999.5, 1_478_512.0, 1.6e30, f64::MAX, f64::INFINITY].map(factor);
+        assert_eq!(long, ["9999", "1e4", "1e6", "2e30", "2e308", "inf"]);
     }
 
     #[test]
