@@ -142,7 +142,9 @@ describe('messages', () => {
 
 describe('paths', () => {
   let wsd;
-  before(async () => (wsd = await startWsd(['--app', 'echo', '--reply', 'app: {}', '--threads', '2'])));
+  // Who does not read is told of its end only when it reads again, and must not be cut before that on a busy machine.
+  const patient = ['--close-timeout', '10m'];
+  before(async () => (wsd = await startWsd(['--app', 'echo', '--reply', 'app: {}', '--threads', '2', ...patient])));
   after(() => wsd.stop());
 
   test('/ runs --app and /echo stays as it is', async () => {
