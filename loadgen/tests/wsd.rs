@@ -111,7 +111,7 @@ fn a_server_that_leaves_the_sender_out_loses_nothing() {
 /// How many messages reached each of 29 others: 30 were intended, of which a busy machine may have no time for the last.
 fn sent_to_others(fanout: &Value) -> u64 {
     let received = fanout["received"].as_u64().expect("a count");
-    assert!(received % 29 == 0 && (20..=30).contains(&(received / 29)), "{fanout}");
+    assert!(received.is_multiple_of(29) && (20..=30).contains(&(received / 29)), "{fanout}");
     received / 29
 }
 
