@@ -514,6 +514,7 @@ fn the_unit_files_are_sound() {
         "ExecReload=/bin/kill -HUP $MAINPID",
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
+        "RuntimeDirectory=wsd",
         "Requires=wsd.socket",
         // With a limit the socket would fail with the service, and refuse everybody.
         "StartLimitIntervalSec=0",
