@@ -18,6 +18,8 @@ pub const PORT: &str = "{port}";
 const READY_MAX: Duration = Duration::from_secs(20);
 /// How long it may take to end after it was told to.
 const STOP_MAX: Duration = Duration::from_secs(5);
+/// How long its last words may be under way, where it has ended and its output has not.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 /// How often to look.
 const TICK: Duration = Duration::from_millis(10);
 /// Lines kept of what it says, to be shown when it fails.
@@ -88,7 +90,7 @@ impl Launched {
         self.end();
     }
 
-    fn wait_until_ready(&mut self, given: Option<u16>, said: &Mutex<Said>) -> Result<(), String> {
+    fn wait_until_ready(&mut self, given: Option<u16>, said: &Arc<Mutex<Said>>) -> Result<(), String> {
         let deadline = Instant::now() + READY_MAX;
         while Instant::now() < deadline {
             let port = given.or_else(|| said.lock().ok().and_then(|said| said.port));
@@ -99,8 +101,7 @@ impl Launched {
                 }
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                // Its last words may still be in the pipe.
-                std::thread::sleep(TICK);
+                hear_out(said);
                 self.stopped = true;
                 return Err(match (status.code(), status.signal()) {
                     (Some(code), _) => format!("ended with exit code {code}"),
@@ -142,6 +143,15 @@ impl Launched {
 impl Drop for Launched {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Waits until all that a server which has ended said is known: whoever reads it shares it until the end of the pipe,
+/// which something that the server has started may hold open.
+fn hear_out(said: &Arc<Mutex<Said>>) {
+    let deadline = Instant::now() + LAST_WORDS_MAX;
+    while Arc::strong_count(said) > 1 && Instant::now() < deadline {
+        std::thread::sleep(TICK);
     }
 }
 
