@@ -32,6 +32,8 @@ pub struct Hub {
     /// Topics that were published to in this turn.
     dirty: Vec<u32>,
     jobs: VecDeque<Job>,
+    /// Fan-outs so far.
+    begun: u64,
     /// Messages due to members that left before their turn came.
     missed: u64,
     /// Bytes published in this turn.
@@ -58,6 +60,15 @@ struct Topic {
     pending: Pending,
 }
 
+/// How far fan-outs have come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// So many there were so far.
+    pub begun: u64,
+    /// Of those, from the first on, so many are over.
+    pub done: u64,
+}
+
 /// A place in a topic: 8 bytes for each membership.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -76,6 +87,8 @@ struct Node {
 /// A fan-out under way: a batch on its way through the members that the topic had when it was sealed.
 #[derive(Debug)]
 struct Job {
+    /// How many there were before it.
+    number: u64,
     topic: u32,
     batch: Batch,
     cursor: u32,
@@ -196,6 +209,11 @@ impl Hub {
         !self.jobs.is_empty()
     }
 
+    /// How far fan-outs are: all that is under way now has been handed out when as many are done as have begun by now.
+    pub fn progress(&self) -> Progress {
+        Progress { begun: self.begun, done: self.jobs.front().map_or(self.begun, |job| job.number) }
+    }
+
     /// The next deliveries, at most `max`: the members go to `slots`, which is emptied first, and all get the batch.
     /// Until the next call nobody of them may leave but by [`leave_all`](Self::leave_all) after its own delivery.
     ///
@@ -257,12 +275,14 @@ impl Hub {
             return;
         }
         topic.jobs += 1;
-        self.jobs.push_back(Job { topic: id, batch, cursor: 0, end: topic.members.len() as u32 });
+        let end = topic.members.len() as u32;
+        self.jobs.push_back(Job { number: self.begun, topic: id, batch, cursor: 0, end });
+        self.begun += 1;
     }
 
     /// Makes the first job, which has not begun, and those behind it one job, as far as they are for the same members.
     fn join_waiting(&mut self) {
-        let Some(&Job { topic, end, .. }) = self.jobs.front() else { return };
+        let Some(&Job { number, topic, end, .. }) = self.jobs.front() else { return };
         // Who came between two batches gets the second alone.
         let same = self.jobs.iter().take_while(|job| job.topic == topic && job.end == end);
         let count = Batch::joinable(same.map(|job| &job.batch));
@@ -271,7 +291,7 @@ impl Hub {
         }
         let batch = Batch::join(self.jobs.iter().take(count).map(|job| &job.batch));
         self.jobs.drain(..count);
-        self.jobs.push_front(Job { topic, batch, cursor: 0, end });
+        self.jobs.push_front(Job { number, topic, batch, cursor: 0, end });
         self.topics[topic as usize].jobs -= count as u32 - 1;
     }
 

@@ -164,7 +164,11 @@ fn batches_that_wait_for_the_same_members_go_out_as_one() {
         publish(&mut hub, "t", text);
         hub.seal(|_, batch| waiting += batch.backlog_bytes());
     }
-    assert_eq!(deliveries(&mut hub), [(1, "abc".to_owned()), (2, "abc".to_owned())]);
+    assert_eq!(hub.progress(), Progress { begun: 3, done: 0 });
+    assert_eq!(hub.next_deliveries(1, &mut Vec::new()).map(|batch| batch.messages()), Some(3));
+    assert_eq!(hub.progress(), Progress { begun: 3, done: 0 }, "as one that is not over");
+    assert_eq!(deliveries(&mut hub), [(2, "abc".to_owned())]);
+    assert_eq!(hub.progress(), Progress { begun: 3, done: 3 });
     assert_eq!(hub.take_finished_bytes(), waiting, "joined they count for as much");
 
     // One that has begun takes in no more, and neither does one with another topic's behind it.

@@ -6,16 +6,15 @@
 //!    └───────────────────────────────────────── timeout ─────────────────────────────────────────────┘
 //! ```
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use super::slots::Key;
 use crate::config::Drain;
+use crate::hub::Progress;
 use crate::id::Millis;
 use crate::proto::{Close, CloseCode};
-
-/// While there is something to deliver first, a Close may be so late: a fan-out is cut short no more often.
-const LATE: Duration = Duration::from_millis(100);
 
 /// One worker's part of a drain.
 #[derive(Debug)]
@@ -25,6 +24,8 @@ pub(crate) struct Draining {
     pace: Option<Pace>,
     /// Those that are still to be told, the next one last.
     keys: Vec<Key>,
+    /// Whose turn it was while there was something to hand out to them first, and how many fan-outs that were.
+    waiting: VecDeque<(u64, Vec<Key>)>,
     /// Whether this worker was counted as empty.
     pub(crate) counted: bool,
 }
@@ -32,7 +33,14 @@ pub(crate) struct Draining {
 impl Draining {
     pub(crate) fn new(now: Millis, drain: &Drain) -> Self {
         let (accept_until, give_up_at) = (now.after(drain.grace), now.after(drain.timeout));
-        Self { accept_until, give_up_at, pace: None, keys: Vec::new(), counted: false }
+        Self {
+            accept_until,
+            give_up_at,
+            pace: None,
+            keys: Vec::new(),
+            waiting: VecDeque::new(),
+            counted: false,
+        }
     }
 
     /// Whether it is time to close the listeners, and to [begin](Self::begin).
@@ -64,16 +72,18 @@ impl Draining {
         self.keys = keys;
     }
 
-    /// Whom to tell now. As long as `busy`, with what they ought to get before, they may be a little late.
-    pub(crate) fn due(&mut self, now: Millis, busy: bool) -> Vec<Key> {
+    /// Whom to tell now: those whose turn it is, and before them those whose turn it was. What is under way at somebody's
+    /// turn is handed out first, in turns of the loop like everything else.
+    pub(crate) fn due(&mut self, now: Millis, fan_out: Progress) -> Vec<Key> {
         let Some(pace) = &mut self.pace else { return Vec::new() };
-        if busy && pace.next().is_none_or(|at| now < at.after(LATE)) {
-            return Vec::new();
-        }
         let count = pace.due(now);
-        let mut due = self.keys.split_off(self.keys.len().saturating_sub(count));
-        due.reverse();
-        due
+        if count > 0 {
+            let mut keys = self.keys.split_off(self.keys.len().saturating_sub(count));
+            keys.reverse();
+            self.waiting.push_back((fan_out.begun, keys));
+        }
+        let ready = self.waiting.partition_point(|(begun, _)| *begun <= fan_out.done);
+        self.waiting.drain(..ready).flat_map(|(_, keys)| keys).collect()
     }
 
     /// When there is something to do.
@@ -162,6 +172,8 @@ mod tests {
         retry: Duration::from_secs(4),
     };
 
+    const IDLE: Progress = Progress { begun: 7, done: 7 };
+
     /// Lets time pass as a worker does, and gives when each was told.
     fn told(counts: &[u32], drain: &Drain) -> Vec<Vec<(u32, u64)>> {
         let tell = |(worker, &count): (usize, &u32)| {
@@ -175,7 +187,7 @@ mod tests {
             let mut told = Vec::new();
             while draining.next() < draining.give_up_at {
                 let now = draining.next();
-                let due = draining.due(now, false);
+                let due = draining.due(now, IDLE);
                 assert!(!due.is_empty(), "woken for nothing at {now:?}");
                 told.extend(due.into_iter().map(|key| (key.slot, now.0 - start.0)));
             }
@@ -222,22 +234,27 @@ mod tests {
     fn a_late_turn_makes_up_for_what_was_missed() {
         let mut draining = Draining::new(Millis(0), &DRAIN);
         draining.begin(Millis(5_000), &DRAIN, keys(60), 0, 1);
-        assert_eq!(draining.due(Millis(5_000), false).len(), 1);
-        assert_eq!(draining.due(Millis(15_500), false).len(), 10);
+        assert_eq!(draining.due(Millis(5_000), IDLE).len(), 1);
+        assert_eq!(draining.due(Millis(15_500), IDLE).len(), 10);
         assert_eq!(draining.next(), Millis(16_000));
-        assert_eq!(draining.due(Millis(1_000_000), false).len(), 49);
+        assert_eq!(draining.due(Millis(1_000_000), IDLE).len(), 49);
         assert_eq!(draining.next(), Millis(120_000), "nothing more to do but to give up");
         assert!(draining.is_overdue(Millis(120_000)) && !draining.is_overdue(Millis(119_999)));
     }
 
     #[test]
-    fn deliveries_go_first_but_not_for_long() {
+    fn what_is_under_way_goes_first_and_what_comes_later_does_not() {
         let mut draining = Draining::new(Millis(0), &DRAIN);
         draining.begin(Millis(5_000), &DRAIN, keys(60), 0, 1);
-        assert_eq!(draining.due(Millis(5_099), true), []);
-        assert_eq!(draining.due(Millis(5_099), false).len(), 1);
-        assert_eq!(draining.due(Millis(6_099), true), []);
-        assert_eq!(draining.due(Millis(6_100), true).len(), 1);
+        let mut due = |now, done, begun| {
+            let due = draining.due(Millis(now), Progress { begun, done });
+            due.into_iter().map(|key| key.slot).collect::<Vec<_>>()
+        };
+        assert!(due(5_000, 0, 3).is_empty(), "three fan-outs");
+        assert!(due(5_500, 2, 4).is_empty(), "two of them are done, and a fourth has come");
+        assert!(due(6_000, 2, 5).is_empty(), "the next one waits for all five");
+        assert_eq!(due(6_001, 3, 5), [0]);
+        assert_eq!(due(7_000, 5, 5), [1, 2], "in order; and at once, where nothing is under way");
     }
 
     #[test]

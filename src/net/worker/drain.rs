@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use tracing::info;
 
 use super::Worker;
-use crate::id::Millis;
 use crate::net::drain::Draining;
 use crate::net::socket::Core;
 
@@ -34,12 +33,9 @@ impl Worker {
                 draining.begin(now, &self.shared.drain, keys, self.index, workers);
             }
         }
-        let busy = self.core.hub.has_work();
-        let due = self.draining.as_mut().map(|draining| draining.due(now, busy)).unwrap_or_default();
-        if !due.is_empty() && busy {
-            // What was published before a Close is heard before it.
-            self.fan_out_until(Millis::NEVER);
-        }
+        // What was published before a Close is heard before it.
+        let fan_out = self.core.hub.progress();
+        let due = self.draining.as_mut().map(|draining| draining.due(now, fan_out)).unwrap_or_default();
         for key in due {
             if self.slots.get_mut(key).is_some() {
                 self.attend(key, Core::let_go);
