@@ -73,13 +73,14 @@ fn connections_over_the_rate_wait_and_are_not_refused() {
 /// Who connects to one address does not wait until nobody comes to another any more.
 #[test]
 fn listeners_have_equal_shares_of_the_rate() {
-    let config = Config { threads: 1, accept_rate: 5, limits: calm(), ..Config::default() };
-    let second = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let elsewhere = second.local_addr().expect("bound");
-    let builder = Server::builder().config(config).app(Echo::default);
-    let server = Running::start(builder.listener(second));
-    let crowd: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let config = Config { threads: 1, accept_rate: 1, limits: calm(), ..Config::default() };
+    let [first, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let [here, elsewhere] = [&first, &second].map(|socket| socket.local_addr().expect("bound"));
+    // All of them are there before the server, however long it takes to connect.
+    let crowd: Vec<_> = (0..20).map(|_| Client::connect(here)).collect();
     let mut other = Client::connect(elsewhere);
+    let builder = Server::builder().config(config).listener(first).listener(second).app(Echo::default);
+    let server = Running::start(builder);
     other.handshake("/");
     let accepted = server.metrics().accepted;
     assert!(accepted < 12, "{accepted} of 20 were before the one that came to another address");
