@@ -36,10 +36,10 @@ enum Gate {
 }
 
 impl Diary {
-    /// Called by the worker: it stays here until it is let go.
+    /// Called by the worker: it stays here until it is let go, by a test that waits for several things before.
     fn hold(&self) {
         self.set(Gate::Shut);
-        self.wait_for(Gate::Open);
+        self.wait_for(Gate::Open, 4 * PATIENCE);
     }
 
     fn set(&self, gate: Gate) {
@@ -47,10 +47,10 @@ impl Diary {
         self.changed.notify_all();
     }
 
-    fn wait_for(&self, wanted: Gate) {
+    fn wait_for(&self, wanted: Gate, patience: Duration) {
         let gate = self.gate.lock().expect("no panic");
         let waited =
-            self.changed.wait_timeout_while(gate, PATIENCE, |gate| *gate != wanted).expect("no panic");
+            self.changed.wait_timeout_while(gate, patience, |gate| *gate != wanted).expect("no panic");
         assert!(!waited.1.timed_out(), "never {wanted:?}");
     }
 }
@@ -92,7 +92,7 @@ fn r9_a_chatty_connection_has_one_share_before_the_others_have_theirs() {
     let (mut holder, chatty) = (server.open("/"), [server.open("/")]);
     let mut quiet = server.open_many("/", 10);
     holder.send(frame(FIN | BINARY, b"h"));
-    diary.wait_for(Gate::Shut);
+    diary.wait_for(Gate::Shut, PATIENCE);
 
     // While the worker stands still, all of them send: who has the most to say, first.
     let flood = frame(FIN | BINARY, &[b'c'; 1000]).repeat(2_000);
@@ -147,7 +147,7 @@ fn r9_a_room_has_so_many_deliveries_in_a_turn_and_not_one_more() {
         server.wait("a turn", |metrics| metrics.turns > turns);
     }
     members[0].send(frame(FIN | BINARY, b"h"));
-    diary.wait_for(Gate::Shut);
+    diary.wait_for(Gate::Shut, PATIENCE);
     // The turn in which the worker stands is counted, and the first of those that deliver.
     let before = server.metrics();
     assert_eq!(before.delivered, 0);

@@ -24,8 +24,9 @@ use wsd::{AdminAddress, App, Builder, Handle, Limits, Metrics, Remote, RouteMetr
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a shutdown may take, however its peers behave: the 5 seconds that are promised and that the workers keep to,
-/// and as much again for a machine that lets them wait for a processor. Without its own limit it would take an hour.
-pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+/// and several times as much for a machine that lets them wait for a processor. Without its own limit it would take an
+/// hour.
+pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(30);
 
 /// Limits under which nothing happens by itself while a test runs.
 pub(crate) fn calm() -> Limits {
