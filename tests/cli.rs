@@ -425,13 +425,12 @@ fn lines_for_the_journal_have_their_priority_and_leave_the_time_to_it() {
 /// leave it fewer than it counts on, so that accept itself fails.
 #[test]
 fn running_out_of_descriptors_is_survived() {
-    let ballast: Vec<_> =
-        (0..58).map(|_| rustix::io::dup(std::io::stderr()).expect("a descriptor")).collect();
-    let mut command = Command::new("sh");
-    command.args(["-c", r#"ulimit -n 80; exec "$0" "$@""#, env!("CARGO_BIN_EXE_wsd")]);
+    // Opened by the shell, from number 10 on: those of this process may have any number, also one that is too large.
+    let script = r#"ulimit -n 80; for _ in {1..58}; do exec {any}</dev/null; done; exec "$0" "$@""#;
+    let mut command = Command::new("bash");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_wsd")]);
     command.args(["--listen", "127.0.0.1:0", "--threads", "1", "--log", "off"]).stdin(Stdio::null());
     let program = Program::start(command);
-    drop(ballast);
     assert!(program.ready.contains("up to 16 connections"), "{}", program.ready);
 
     // Whoever finds no room is told so: nobody is left in a queue without an answer.
