@@ -22,6 +22,9 @@ const NOTSENT_LOWAT: u32 = 16 * 1024;
 const USER_TIMEOUT_MIN: Duration = Duration::from_secs(20);
 const USER_TIMEOUT_MORE: Duration = Duration::from_secs(10);
 
+/// The option is in milliseconds, in a C int.
+const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// After an accept that failed for lack of descriptors, the first and the longest pause.
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -286,7 +289,7 @@ impl Listener {
 /// After what time without progress the kernel may give up a connection that keeps to one of these limits.
 pub(crate) fn user_timeout(limits: &[Limits]) -> Duration {
     let own = limits.iter().map(|it| it.progress_timeout.max(it.close_timeout)).max();
-    own.unwrap_or_default().saturating_add(USER_TIMEOUT_MORE).max(USER_TIMEOUT_MIN)
+    own.unwrap_or_default().saturating_add(USER_TIMEOUT_MORE).clamp(USER_TIMEOUT_MIN, USER_TIMEOUT_MAX)
 }
 
 /// Linux hands them down to the sockets that are accepted.
@@ -348,6 +351,10 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(user_timeout(&[limits(1, 1)]), USER_TIMEOUT_MIN);
+        // The longest that there is is one that the kernel takes.
+        let longest = user_timeout(&[Limits { close_timeout: Duration::MAX, ..Limits::default() }]);
+        let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");
+        Listener::open(taken[0], false, 16, longest).expect("held for us");
         assert_eq!(user_timeout(&[Limits::default()]), 20 * second);
         assert_eq!(user_timeout(&[limits(11, 5)]), 21 * second);
         assert_eq!(user_timeout(&[limits(1, 1), limits(1, 30), limits(25, 1)]), 40 * second);
