@@ -7,29 +7,18 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::program::{Program, activated, run, wsd};
-use common::{Client, PATIENCE, Running, calm, request, text, wait_until};
+use common::program::{Program, activated, copy, listen, run, wsd};
+use common::restart::{Door, restart};
+use common::{Client, PATIENCE, Running, calm, request, text};
 use rustix::process::Signal;
 use wsd::{App, Context, Drain, Message, Server};
-
-fn listen() -> (TcpListener, SocketAddr) {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = socket.local_addr().expect("bound");
-    (socket, address)
-}
-
-fn copy(socket: &TcpListener) -> TcpListener {
-    socket.try_clone().expect("a descriptor")
-}
 
 #[test]
 fn a_passed_socket_takes_the_place_of_the_default_address() {
@@ -325,136 +314,10 @@ fn where_private_tables_are_refused_it_says_so_and_serves() {
     assert_eq!(free.ready.contains("4 private tables of "), private, "{}", free.ready);
 }
 
-/// What clients met in a run of [`restart`].
-#[derive(Default)]
-struct Met {
-    echoed: AtomicU64,
-    let_go: AtomicU64,
-}
-
-/// What a client sees next.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    Echo,
-    LetGo,
-    Nothing,
-}
-
-impl Met {
-    fn count(&self) -> u64 {
-        self.echoed.load(Ordering::Relaxed) + self.let_go.load(Ordering::Relaxed)
-    }
-
-    /// One client: it connects, says something, and hears it, or is told to come back; if it `stays`, perhaps later.
-    fn client(&self, address: SocketAddr, stays: bool) -> Result<(), String> {
-        let mut stream = TcpStream::connect(address).map_err(|error| format!("connect: {error}"))?;
-        let mut bytes = request("/echo").into_bytes();
-        bytes.extend(text("hello"));
-        stream.write_all(&bytes).map_err(|error| format!("write: {error}"))?;
-        let mut heard = Vec::new();
-        let mut next = next(&mut stream, &mut heard, PATIENCE)?;
-        if next == Next::Echo {
-            self.echoed.fetch_add(1, Ordering::Relaxed);
-            if !stays {
-                return Ok(());
-            }
-            let end = heard.len();
-            next = self::next(&mut stream, &mut heard, Duration::from_millis(150))?;
-            assert!(next != Next::Echo, "twice: {:?}", &heard[end..]);
-        }
-        if next == Next::LetGo {
-            self.let_go.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-}
-
-/// Reads up to the next frame, which is taken off `heard`. A reset, or an end without a Close, is an error; nothing in
-/// time is one before the first frame.
-fn next(stream: &mut TcpStream, heard: &mut Vec<u8>, patience: Duration) -> Result<Next, String> {
-    let first = heard.is_empty();
-    let mut buffer = [0; 1024];
-    stream.set_read_timeout(Some(patience)).map_err(|error| error.to_string())?;
-    loop {
-        let head = heard.windows(4).position(|window| window == b"\r\n\r\n");
-        if head.is_some() && !heard.starts_with(b"HTTP/1.1 101 ") {
-            return Err(format!("refused: {}", String::from_utf8_lossy(heard)));
-        }
-        match head.map(|end| &heard[end + 4..]) {
-            Some([0x81, 5, b'h', b'e', b'l', b'l', b'o', ..]) => {
-                let end = head.map_or(0, |end| end + 4);
-                heard.drain(end..end + 7);
-                return Ok(Next::Echo);
-            }
-            // 1012, and room for the reason.
-            Some([0x88, _, 0x03, 0xF4, ..]) => return Ok(Next::LetGo),
-            _ => {}
-        }
-        match stream.read(&mut buffer) {
-            Ok(0) => return Err(format!("ended after {heard:?}")),
-            Ok(len) => heard.extend_from_slice(&buffer[..len]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock && !first => return Ok(Next::Nothing),
-            Err(error) => return Err(format!("read after {} bytes: {error}", heard.len())),
-        }
-    }
-}
-
-/// Starts `times` successors, each on the same socket as the one before, which is then told to go, while `rate`
-/// clients come each second.
-fn restart(times: u32, rate: u32) -> Arc<Met> {
-    const CROWD: u32 = 16;
-    let (socket, address) = listen();
-    let flags = ["--threads", "2", "--drain-grace", "50ms", "--drain-spread", "100ms"];
-    let start = || Program::start(activated(copy(&socket), &flags));
-    let mut present = start();
-    let (met, over) = (Arc::new(Met::default()), Arc::new(AtomicBool::new(false)));
-    let crowd: Vec<_> = (0..CROWD)
-        .map(|number| {
-            let (met, over) = (Arc::clone(&met), Arc::clone(&over));
-            std::thread::spawn(move || {
-                let begin = Instant::now();
-                let mut count = 0;
-                while !over.load(Ordering::Relaxed) {
-                    // On a schedule: who is held up does not come less often.
-                    let due = Duration::from_secs(1) * (count * CROWD + number) / rate;
-                    std::thread::sleep(due.saturating_sub(begin.elapsed()));
-                    let outcome = met.client(address, count % 8 == 0);
-                    outcome.unwrap_or_else(|problem| panic!("client {count}: {problem}"));
-                    count += 1;
-                }
-            })
-        })
-        .collect();
-    for _ in 0..times {
-        // A fifth of a second's load for each of them, however long that takes.
-        let before = met.count();
-        wait_until("clients come", || {
-            met.count() >= before + u64::from(rate / 5) || crowd.iter().any(|thread| thread.is_finished())
-        });
-        // Nobody else accepts yet.
-        let mut loyal: Vec<Client> = (0..5).map(|_| Client::open(address, "/echo")).collect();
-        let successor = start();
-        present.signal(Signal::TERM);
-        loyal.iter_mut().for_each(|client| drop(client.assert_lets_go_with(1012)));
-        assert_eq!(present.output().status.code(), Some(0));
-        present = successor;
-    }
-    over.store(true, Ordering::Relaxed);
-    crowd.into_iter().for_each(|thread| thread.join().expect("nobody was refused"));
-    met
-}
-
 #[test]
 fn a_restart_under_load_refuses_no_connection() {
-    let number = |name| std::env::var(name).ok().and_then(|it| it.parse().ok());
-    // `scripts/chaos restart` asks for 20 at 500.
-    let (times, rate) = (number("WSD_TEST_RESTARTS").unwrap_or(3), number("WSD_TEST_RATE").unwrap_or(100));
-    let met = restart(times, rate);
-    let (echoed, let_go) = (met.echoed.load(Ordering::Relaxed), met.let_go.load(Ordering::Relaxed));
-    assert!(echoed + let_go >= u64::from(times * (rate / 5)), "{echoed} served, {let_go} let go");
-    let _ =
-        writeln!(std::io::stdout(), "{times} restarts: {echoed} clients served, {let_go} let go, 0 refused");
+    let (socket, address) = listen();
+    restart(&[Door::plain(address)], |flags| Program::start(activated(copy(&socket), flags)));
 }
 
 /// Those that nobody has accepted yet are the successor's, even if it comes only when the predecessor has gone.

@@ -20,7 +20,7 @@ pub(crate) struct Client {
 }
 
 /// A socket, or TLS over one. Everything but reading and writing is the socket's.
-enum Wire {
+pub(crate) enum Wire {
     Plain(TcpStream),
     #[cfg(feature = "tls")]
     Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),

@@ -9,6 +9,8 @@ mod client;
 pub(crate) mod crowd;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
+#[cfg(feature = "cli")]
+pub(crate) mod restart;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 mod wire;

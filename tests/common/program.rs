@@ -1,7 +1,7 @@
 //! The `wsd` program as a child process.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -19,12 +19,32 @@ pub(crate) fn wsd(args: &[&str]) -> Command {
     command
 }
 
+/// A socket that somebody could pass to it, and its address.
+pub(crate) fn listen() -> (TcpListener, SocketAddr) {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = socket.local_addr().expect("bound");
+    (socket, address)
+}
+
+pub(crate) fn copy(socket: &TcpListener) -> TcpListener {
+    socket.try_clone().expect("a descriptor")
+}
+
 /// `wsd` with `socket` as the first one that is passed to it. The shell knows the number of the process to be, and
 /// takes the socket from its standard input to where it belongs.
 pub(crate) fn activated(socket: impl Into<OwnedFd>, arguments: &[&str]) -> Command {
+    activated_as("web", socket, arguments)
+}
+
+/// The same for a socket of this name.
+pub(crate) fn activated_as(name: &str, socket: impl Into<OwnedFd>, arguments: &[&str]) -> Command {
+    activated_by("exec 3<&0 0</dev/null; LISTEN_FDS=1", name, socket, arguments)
+}
+
+fn activated_by(script: &str, names: &str, socket: impl Into<OwnedFd>, arguments: &[&str]) -> Command {
     let mut command = Command::new("sh");
-    let script = r#"exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web exec "$0" "$@""#;
-    command.args(["-c", script, env!("CARGO_BIN_EXE_wsd")]).args(arguments);
+    let script = format!(r#"{script} LISTEN_PID=$$ LISTEN_FDNAMES={names} exec "$0" "$@""#);
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_wsd")]).args(arguments);
     let mut command = clean(command);
     command.stdin(Stdio::from(socket.into()));
     command
@@ -75,6 +95,15 @@ impl Program {
         program
     }
 
+    /// Starts `wsd` with two sockets that are passed to it, with these names. The second comes as its standard error,
+    /// so its log goes where its line goes.
+    #[track_caller]
+    pub(crate) fn activated(names: &str, sockets: [TcpListener; 2], arguments: &[&str]) -> Self {
+        let [first, second] = sockets.map(OwnedFd::from);
+        let script = "exec 3<&0 4<&2 0</dev/null 2>&1; LISTEN_FDS=2";
+        Self::start_with_log(activated_by(script, names, first, arguments), Stdio::from(second))
+    }
+
     /// Starts `wsd` with these arguments on a free port of 127.0.0.1.
     #[track_caller]
     pub(crate) fn serve(args: &[&str]) -> Self {
@@ -83,18 +112,23 @@ impl Program {
 
     /// The addresses of its line.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses_of("http://")
+    }
+
+    /// Those of listeners with TLS.
+    pub(crate) fn secure_addresses(&self) -> Vec<SocketAddr> {
+        self.addresses_of("https://")
+    }
+
+    fn addresses_of(&self, scheme: &str) -> Vec<SocketAddr> {
         let words = self.ready.split([' ', ',', '\n']);
-        words
-            .filter_map(|word| word.strip_prefix("http://"))
-            .map(|it| it.parse().expect("an address"))
-            .collect()
+        words.filter_map(|word| word.strip_prefix(scheme)).map(|it| it.parse().expect("an address")).collect()
     }
 
     /// The address of the first listener with TLS, which must have been asked for.
     #[track_caller]
     pub(crate) fn secure_address(&self) -> SocketAddr {
-        let mut words = self.ready.split([' ', ',', '\n']).filter_map(|word| word.strip_prefix("https://"));
-        words.next().expect("it was asked for").parse().expect("an address")
+        *self.secure_addresses().first().expect("it was asked for")
     }
 
     /// The address of the admin listener, which must have been asked for.
