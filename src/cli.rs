@@ -190,9 +190,16 @@ impl Cli {
     /// What it passes is no socket to serve on.
     pub(crate) fn server(&self, log: Log) -> Result<Builder, StartError> {
         let mut builder = Server::builder().config(self.config()).service_manager()?;
-        if self.listen_given {
-            builder = builder.config(self.config());
-        }
+        // Of addresses only the defaults give way.
+        let given = self.config();
+        builder = builder.configure(|config| {
+            if self.listen_given {
+                config.listen = given.listen;
+            }
+            if self.tls.listen_given() {
+                config.tls = given.tls;
+            }
+        });
         if self.config.is_some() {
             builder = builder.on_reload(self.reloader(log));
         }

@@ -29,7 +29,8 @@ pub(super) struct TlsFlags {
     #[arg(long, value_name = "FILE", env = "WSD_TLS_KEY", value_delimiter = ',')]
     tls_key: Vec<PathBuf>,
 
-    /// Address to listen on with TLS; may be repeated [default: localhost:8443 with --tls-cert, or none]
+    /// Address to listen on with TLS; may be repeated [default: localhost:8443 with --tls-cert; none
+    /// without it, and where systemd passes a socket named `tls`]
     #[arg(long, value_name = "HOST:PORT", env = "WSD_TLS_LISTEN", value_delimiter = ',', value_parser = host_and_port)]
     tls_listen: Vec<String>,
 }
@@ -55,6 +56,11 @@ impl TlsFlags {
     /// Whether TLS is spoken at all.
     pub(super) fn is_on(&self) -> bool {
         !self.tls_cert.is_empty()
+    }
+
+    /// Whether --tls-listen was given, here, in the environment or in the file.
+    pub(super) fn listen_given(&self) -> bool {
+        !self.tls_listen.is_empty()
     }
 
     pub(super) fn config(&self) -> Option<Tls> {

@@ -109,6 +109,14 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A socket that listens already, opened by somebody who holds it too.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    pub(crate) socket: std::net::TcpListener,
+    /// Whether its connections speak TLS.
+    pub(crate) secure: bool,
+}
+
 /// One worker's listener on one address.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -166,13 +174,13 @@ impl Listener {
     }
 
     /// Accepts from a socket that listens already, by a descriptor of our own. Its queue is one for all who hold it.
-    pub(crate) fn inherit(socket: &std::net::TcpListener, user_timeout: Duration) -> io::Result<Self> {
-        let socket = Socket::from(socket.try_clone()?);
+    pub(crate) fn inherit(passed: &Passed, user_timeout: Duration) -> io::Result<Self> {
+        let socket = Socket::from(passed.socket.try_clone()?);
         set_options(&socket, user_timeout)?;
         let socket = TcpListener::from_std(socket.into());
         Ok(Self {
             socket,
-            secure: false,
+            secure: passed.secure,
             inherited: true,
             taken: false,
             deaf: false,

@@ -110,8 +110,8 @@ impl Worker {
             let secure = number >= endpoints.plain;
             listeners.push(Listener::open(address, secure, shared.backlog, user_timeout)?);
         }
-        for socket in &shared.inherited {
-            listeners.push(Listener::inherit(socket, user_timeout)?);
+        for passed in &shared.inherited {
+            listeners.push(Listener::inherit(passed, user_timeout)?);
         }
         for (number, listener) in listeners.iter_mut().enumerate() {
             listener.register(poll.registry(), Token(number))?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::reload::Source;
-use super::service::Service;
+use super::service::{self, Service};
 use super::signals;
 use super::start::{check, start, validities};
 use super::{Handle, Reloaded, Remote, RunError, StartError};
@@ -15,6 +15,7 @@ use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limi
 use crate::config::{CertificateFiles, Validity};
 use crate::config::{QueueTotal, RouteLimits, RouteOptions};
 use crate::http::Page;
+use crate::net::listener::Passed;
 use crate::route::{InvalidRoute, Router};
 
 /// A server that is being put together.
@@ -23,7 +24,7 @@ pub struct Builder {
     pub(super) config: Config,
     pub(super) router: Router,
     pub(super) pages: Vec<Page>,
-    pub(super) listeners: Vec<TcpListener>,
+    pub(super) listeners: Vec<Passed>,
     pub(super) service: Option<Service>,
     pub(super) source: Option<Source>,
     /// A log that nobody writes now may be written after a reload.
@@ -52,6 +53,13 @@ impl Builder {
         self
     }
 
+    /// Changes settings as they are so far.
+    #[must_use]
+    pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
     /// Listens on this `HOST:PORT` instead of `localhost:8080`; port 0 takes a free one.
     #[must_use]
     pub fn listen(mut self, address: impl Into<String>) -> Self {
@@ -63,7 +71,15 @@ impl Builder {
     /// under those who wait in its queue: whoever else holds it may go on accepting.
     #[must_use]
     pub fn listener(mut self, socket: TcpListener) -> Self {
-        self.listeners.push(socket);
+        self.listeners.push(Passed { socket, secure: false });
+        self
+    }
+
+    /// As [`listener`](Self::listener), with TLS, which needs a certificate: that of [`tls`](Self::tls), or, without
+    /// an address of our own, one in [`Config::tls`].
+    #[must_use]
+    pub fn tls_listener(mut self, socket: TcpListener) -> Self {
+        self.listeners.push(Passed { socket, secure: true });
         self
     }
 
@@ -72,13 +88,14 @@ impl Builder {
     /// workers (`Type=notify`, `WatchdogSec=`). Does nothing elsewhere. To be called before any thread is started: it
     /// takes the variables of that protocol out of the environment.
     ///
+    /// Sockets that are named `tls` (`FileDescriptorName=`) speak TLS, with the certificates of [`tls`](Self::tls);
+    /// only these take the place of its addresses.
+    ///
     /// # Errors
     /// What was passed is not a listening TCP socket.
     pub fn service_manager(mut self) -> Result<Self, StartError> {
         let (service, sockets) = Service::from_environment()?;
-        if !sockets.is_empty() {
-            self.config.listen.clear();
-        }
+        service::take_the_place(&sockets, &mut self.config);
         self.listeners.extend(sockets);
         self.service = Some(service);
         Ok(self)

@@ -49,8 +49,13 @@ impl Remote {
             new.threads = thread::available_parallelism().map_or(1, usize::from);
         }
         let mut present = self.shared.config.lock().unwrap_or_else(PoisonError::into_inner);
+        // The sockets of a service manager took the place of these.
         if !self.shared.inherited.is_empty() {
-            // The sockets of a service manager took the place of these.
+            new.listen.clone_from(&present.listen);
+        }
+        if self.shared.inherited.iter().any(|passed| passed.secure)
+            && let (Some(new), Some(present)) = (&mut new.tls, &present.tls)
+        {
             new.listen.clone_from(&present.listen);
         }
         let mut reloaded = Reloaded::default();

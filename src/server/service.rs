@@ -3,7 +3,7 @@
 
 use std::env;
 use std::io;
-use std::net::TcpListener;
+use std::iter;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
@@ -15,6 +15,8 @@ use socket2::SockRef;
 use tracing::warn;
 
 use super::{Handle, StartError};
+use crate::config::Config;
+use crate::net::listener::Passed;
 use crate::net::mailbox::Mail;
 use crate::net::worker::Shared;
 
@@ -32,19 +34,21 @@ pub(super) struct Service {
 /// A shutdown takes no longer, also the one at the end of a drain.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
+/// The name of sockets that speak TLS.
+const SECURE: &str = "tls";
+
 /// Gives signs of life until it is dropped.
 #[derive(Debug)]
 pub(super) struct Watchdog(Option<(mpsc::Sender<()>, JoinHandle<()>)>);
 
 impl Service {
     /// What the environment says, and the sockets that came with it.
-    pub(super) fn from_environment() -> Result<(Self, Vec<TcpListener>), StartError> {
-        let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
-        let mut names = names.split(':');
+    pub(super) fn from_environment() -> Result<(Self, Vec<Passed>), StartError> {
+        let listed = env::var_os("LISTEN_FDNAMES").unwrap_or_default();
+        let listed = listed.to_string_lossy();
         let mut passed = ListenFd::from_env();
         let mut sockets = Vec::with_capacity(passed.len());
-        for index in 0..passed.len() {
-            let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown");
+        for (index, name) in (0..passed.len()).zip(names(&listed)) {
             let failed = |error| {
                 StartError::Listen(format!("socket {index} (`{name}`) of the service manager"), error)
             };
@@ -52,7 +56,7 @@ impl Service {
             if !SockRef::from(&socket).is_listener().map_err(failed)? {
                 return Err(failed(io::Error::other("it does not listen")));
             }
-            sockets.push(socket);
+            sockets.push(Passed { socket, secure: name == SECURE });
         }
         let listens = env::var_os("NOTIFY_SOCKET").is_some();
         Ok((Self { listens, watchdog: sd_notify::watchdog_enabled(), serving: String::new() }, sockets))
@@ -108,6 +112,26 @@ impl Drop for Watchdog {
     }
 }
 
+/// What is passed is there instead of addresses; with only sockets in the clear TLS keeps its own, which somebody has
+/// named certificates for.
+pub(super) fn take_the_place(passed: &[Passed], config: &mut Config) {
+    if !passed.is_empty() {
+        config.listen.clear();
+    }
+    if let Some(tls) = &mut config.tls
+        && passed.iter().any(|passed| passed.secure)
+    {
+        tls.listen.clear();
+    }
+}
+
+/// The names of passed sockets in their order, without end: those that have none are `unknown`, as sd_listen_fds(3) has
+/// it. The list is `name:name`, so no name contains a colon.
+fn names(listed: &str) -> impl Iterator<Item = &str> {
+    let names = listed.split(':').chain(iter::repeat(""));
+    names.map(|name| if name.is_empty() { "unknown" } else { name })
+}
+
 /// A sign of life is one turn of every worker since the last one. A worker that is stuck in an app has none.
 fn watch(shared: &Shared, limit: Duration, ended: &mpsc::Receiver<()>) {
     // sd_watchdog_enabled(3) recommends half of the time; a quarter, because a sign takes two steps.
@@ -134,5 +158,42 @@ fn tell(state: &[NotifyState<'_>]) {
     // Without a service manager there is nobody to tell, and no error.
     if let Err(error) = sd_notify::notify(state) {
         warn!(%error, "cannot notify the service manager");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::config::Tls;
+
+    #[test]
+    fn every_socket_has_a_name() {
+        for (listed, expected) in [
+            ("", ["unknown", "unknown", "unknown"]),
+            ("web", ["web", "unknown", "unknown"]),
+            ("web:tls", ["web", "tls", "unknown"]),
+            (":tls:", ["unknown", "tls", "unknown"]),
+            ("tls:tls:web:more", ["tls", "tls", "web"]),
+        ] {
+            let found: Vec<_> = names(listed).take(3).collect();
+            assert_eq!(found, expected, "{listed}");
+        }
+    }
+
+    #[test]
+    fn passed_sockets_take_the_place_of_addresses_of_their_kind() {
+        for (passed, plain, secure) in
+            [(&[][..], 1, 1), (&[false], 0, 1), (&[true], 0, 0), (&[false, true, true], 0, 0)]
+        {
+            let socket = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let sockets: Vec<_> = passed.iter().map(|&secure| Passed { socket: socket(), secure }).collect();
+            let tls = Tls { listen: vec!["localhost:8443".to_owned()], ..Tls::default() };
+            let mut config = Config { tls: Some(tls), ..Config::default() };
+            take_the_place(&sockets, &mut config);
+            let left = (config.listen.len(), config.tls.map(|tls| tls.listen.len()));
+            assert_eq!(left, (plain, Some(secure)), "{passed:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, mpsc};
@@ -15,13 +15,13 @@ use super::memory;
 use super::watch::Watch;
 use super::{Builder, Handle, StartError};
 use crate::admin::{self, Admin, View};
-use crate::config::{AdminAddress, Config, DescriptorTables, QueueTotal, Validity};
+use crate::config::{AdminAddress, Config, DescriptorTables, QueueTotal, Tls, Validity};
 use crate::http::Page;
 use crate::hub::audience::Audience;
 use crate::metrics::{RouteLedger, WorkerMetrics};
 use crate::net::addresses::Addresses;
 use crate::net::fdtable;
-use crate::net::listener;
+use crate::net::listener::{self, Passed};
 use crate::net::mailbox::Mailbox;
 use crate::net::pace::Pace;
 use crate::net::seats::Seats;
@@ -54,7 +54,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     if config.threads == 0 {
         config.threads = thread::available_parallelism().map_or(1, usize::from);
     }
-    let (certificates, tls) = load(&config)?;
+    let (certificates, tls) = load(&config, &listeners)?;
     let descriptors = fdtable::raise_nofile().map_err(StartError::System)?;
     let mut shared = share(&config, router, pages, listeners).map_err(StartError::System)?;
     shared.certificates = certificates.map(Mutex::new);
@@ -95,9 +95,8 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         let table_max = table_max(descriptors);
         let _ = go.send(Go { addresses: addresses.clone(), config: tls.clone(), table_max });
     }
-    for socket in &shared.inherited {
-        addresses.all.insert(addresses.plain, socket.local_addr().map_err(StartError::System)?);
-        addresses.plain += 1;
+    for passed in &shared.inherited {
+        addresses.add(passed.socket.local_addr().map_err(StartError::System)?, passed.secure);
     }
     let handle = Handle { shared, threads, addresses, ceiling, admin, watch };
     for _ in 0..config.threads {
@@ -115,12 +114,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
 }
 
 /// What the workers of a server have in common.
-fn share(
-    config: &Config,
-    router: Router,
-    pages: Vec<Page>,
-    inherited: Vec<TcpListener>,
-) -> io::Result<Shared> {
+fn share(config: &Config, router: Router, pages: Vec<Page>, inherited: Vec<Passed>) -> io::Result<Shared> {
     Ok(Shared {
         audience: Arc::new(Audience::new(config.threads)),
         mailboxes: (0..config.threads).map(|_| Mailbox::new()).collect::<Result<_, _>>()?,
@@ -153,12 +147,12 @@ fn share(
 /// Whether a server could start, as far as that can be told without starting it.
 pub(super) fn check(builder: &Builder) -> Result<(), StartError> {
     check_but_for_certificates(builder)?;
-    load(&builder.config).map(drop)
+    load(&builder.config, &builder.listeners).map(drop)
 }
 
 /// When the certificates are valid, by file.
 pub(super) fn validities(builder: &Builder) -> Result<BTreeMap<PathBuf, Validity>, StartError> {
-    let (certificates, _) = load(&builder.config)?;
+    let (certificates, _) = load(&builder.config, &builder.listeners)?;
     Ok(certificates.map(|it| it.validities().clone()).unwrap_or_default())
 }
 
@@ -172,7 +166,7 @@ fn check_but_for_certificates(builder: &Builder) -> Result<(), StartError> {
     check_settings(&builder.config, &builder.listeners)
 }
 
-pub(super) fn check_settings(config: &Config, listeners: &[TcpListener]) -> Result<(), StartError> {
+pub(super) fn check_settings(config: &Config, listeners: &[Passed]) -> Result<(), StartError> {
     if config.threads > usize::from(u16::MAX) {
         return Err(StartError::Setting("there can be at most 65535 threads"));
     }
@@ -202,8 +196,15 @@ pub(super) fn check_settings(config: &Config, listeners: &[TcpListener]) -> Resu
     if config.listen.len() + tls_listen + listeners.len() == 0 {
         return Err(StartError::Setting("no address to listen on"));
     }
-    if tls_listen > 0 && config.tls.as_ref().is_some_and(|tls| tls.certificates.is_empty()) {
-        return Err(StartError::Setting("TLS needs a certificate and its key"));
+    if config.tls.as_ref().is_none_or(|tls| tls.certificates.is_empty()) {
+        if tls_listen > 0 {
+            return Err(StartError::Setting("TLS needs a certificate and its key"));
+        }
+        if listeners.iter().any(|passed| passed.secure) {
+            return Err(StartError::Setting(
+                "a socket that was passed for TLS (FileDescriptorName=tls) needs a --tls-cert and its --tls-key",
+            ));
+        }
     }
     Ok(())
 }
@@ -222,8 +223,12 @@ fn ledgers_of(router: &Router) -> ByRoute<Arc<RouteLedger>> {
 }
 
 /// Reads the certificates, if there is to be TLS: what is wrong with them is said before anything is bound.
-fn load(config: &Config) -> Result<(Option<Certificates>, Option<ServerConfig>), StartError> {
-    let Some(tls) = config.tls.as_ref().filter(|tls| !tls.listen.is_empty()) else { return Ok((None, None)) };
+fn load(
+    config: &Config,
+    listeners: &[Passed],
+) -> Result<(Option<Certificates>, Option<ServerConfig>), StartError> {
+    let speaks_tls = |tls: &&Tls| !tls.listen.is_empty() || listeners.iter().any(|passed| passed.secure);
+    let Some(tls) = config.tls.as_ref().filter(speaks_tls) else { return Ok((None, None)) };
     let mut certificates = Certificates::new(&tls.certificates).map_err(StartError::System)?;
     let loaded = certificates.load().map_err(StartError::Certificate)?;
     Ok((Some(certificates), Some(loaded)))

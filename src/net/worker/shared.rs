@@ -1,6 +1,6 @@
 //! What all workers of a server share.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use crate::hub::audience::Audience;
 use crate::id::Micros;
 use crate::metrics::{RouteLedger, RouteMetrics, WorkerMetrics};
 use crate::net::addresses::Addresses;
+use crate::net::listener::Passed;
 use crate::net::mailbox::{Mail, Mailbox};
 use crate::net::pace::Pace;
 use crate::net::seats::Seats;
@@ -37,7 +38,7 @@ pub(crate) struct Shared {
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) pace: Pace,
     /// Listening sockets from elsewhere, in every descriptor table under the same number.
-    pub(crate) inherited: Vec<TcpListener>,
+    pub(crate) inherited: Vec<Passed>,
     pub(crate) drain: Drain,
     pub(crate) state: Arc<SharedState>,
     /// Workers of which a drain has left nothing.
@@ -120,4 +121,16 @@ pub(crate) struct Endpoints {
     pub(crate) all: Vec<SocketAddr>,
     /// How many of them speak no TLS; those come first.
     pub(crate) plain: usize,
+}
+
+impl Endpoints {
+    /// Behind those of its kind.
+    pub(crate) fn add(&mut self, address: SocketAddr, secure: bool) {
+        if secure {
+            self.all.push(address);
+        } else {
+            self.all.insert(self.plain, address);
+            self.plain += 1;
+        }
+    }
 }
