@@ -371,7 +371,7 @@ fn the_settings_of_the_image_are_sound() {
 fn the_unit_files_are_sound() {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd");
     let read = |name: &str| std::fs::read_to_string(directory.join(name)).expect("it is there");
-    let (service, socket) = (read("wsd.service"), read("wsd.socket"));
+    let (service, socket, secure) = (read("wsd.service"), read("wsd.socket"), read("wsd-tls.socket"));
     for line in [
         "Type=notify",
         "ExecReload=/bin/kill -HUP $MAINPID",
@@ -385,6 +385,10 @@ fn the_unit_files_are_sound() {
     ] {
         assert!(service.lines().any(|it| it == line), "no {line}");
     }
+    for line in ["Service=wsd.service", "FileDescriptorName=tls", "Backlog=4096", "NoDelay=yes"] {
+        assert!(secure.lines().any(|it| it == line), "no {line}");
+    }
+    assert!(!socket.lines().any(|it| it == "FileDescriptorName=tls"), "it has no certificate");
     // systemd waits for longer than a drain takes at most.
     let value = |name: &str| service.lines().find_map(|line| line.strip_prefix(name)).expect("it is set");
     let stop: u64 = value("TimeoutStopSec=").parse().expect("seconds");
@@ -399,9 +403,10 @@ fn the_unit_files_are_sound() {
     let service = service.replace(program, env!("CARGO_BIN_EXE_wsd"));
     std::fs::write(temporary.join("wsd.service"), service).expect("written");
     std::fs::write(temporary.join("wsd.socket"), socket).expect("written");
+    std::fs::write(temporary.join("wsd-tls.socket"), secure).expect("written");
     let mut command = Command::new("systemd-analyze");
     command.args(["verify", "--man=no", "--recursive-errors=no"]);
-    command.args([temporary.join("wsd.service"), temporary.join("wsd.socket")]);
+    command.args(["wsd.service", "wsd.socket", "wsd-tls.socket"].map(|name| temporary.join(name)));
     let verified = command.stdin(Stdio::null()).output();
     std::fs::remove_dir_all(&temporary).expect("it is ours");
     match verified {
