@@ -1,6 +1,8 @@
 //! Every limit has tests at it and one above; which, says [`HELD_BY`]. Here are those that stand nowhere else: where it
 //! takes a program, a clock or memory, and for compression.
 
+#![cfg(feature = "cli")]
+
 mod common;
 
 use std::collections::BTreeSet;
