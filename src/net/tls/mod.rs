@@ -189,7 +189,7 @@ impl<C: Side> Tls<C> {
         }
         let emptied = read < room;
         if C::ACCEPTS && !self.begun && input[0].is_ascii_uppercase() {
-            self.plaintext = true;
+            (self.plaintext, self.failed) = (true, true);
             return Err(io::ErrorKind::InvalidData.into());
         }
         self.begun = true;
@@ -296,9 +296,13 @@ impl<C: Side> Tls<C> {
         if self.failed { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
     }
 
-    /// Sends ciphertext, behind what waits, and keeps what the socket does not take; whether that is nothing.
+    /// Sends ciphertext, behind what waits, and keeps what the socket does not take; whether that is nothing. Where it
+    /// fails, a record is lost, and none that comes after it could be read.
     fn hand_over(&mut self, socket: &mut impl Write, out: &Out) -> io::Result<bool> {
-        let bytes = out.as_bytes();
+        self.send_or_keep(socket, out.as_bytes()).inspect_err(|_| self.failed = true)
+    }
+
+    fn send_or_keep(&mut self, socket: &mut impl Write, bytes: &[u8]) -> io::Result<bool> {
         let taken = if self.send_pending(socket)? { write_all(socket, bytes)? } else { 0 };
         if self.pending.len() + bytes.len() - taken > PENDING_BYTES_MAX {
             return Err(io::Error::other("the peer does not read what it asks for"));

@@ -30,6 +30,8 @@ struct Socket {
     /// Bytes that may still be written; `None` for any number.
     room: Option<usize>,
     ended: bool,
+    /// Writes fail.
+    reset: bool,
 }
 
 impl Read for Socket {
@@ -44,6 +46,9 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         let taken = self.room.unwrap_or(usize::MAX).min(bytes.len());
         if taken == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -335,6 +340,29 @@ fn the_end_is_said_and_a_cut_is_an_error() {
     pair.near.ended = true;
     let error = read_all(&mut pair.client, &mut pair.near, &mut pair.plain).expect_err("it was cut");
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
+fn what_has_failed_stays_so() {
+    // A request in the clear, and then what could have been the beginning of a session.
+    let (mut pair, hello) = hello(true);
+    pair.far.input.extend(b"GET /");
+    assert!(read_all(&mut pair.server, &mut pair.far, &mut pair.plain).is_err());
+    assert!(pair.server.is_plaintext());
+    pair.far.input.extend(hello);
+    let error = read_all(&mut pair.server, &mut pair.far, &mut pair.plain).expect_err("it is too late");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(pair.far.output, b"");
+
+    // Behind a record that is lost.
+    let mut pair = Pair::connected(true);
+    pair.far.reset = true;
+    let error = pair.server.write(&mut pair.far, &slices(b"lost")).expect_err("it was reset");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    pair.far.reset = false;
+    let error = pair.server.write(&mut pair.far, &slices(b"later")).expect_err("it is too late");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(pair.far.output, b"");
 }
 
 /// A server in the middle of a handshake, and the bytes of its client so far.
