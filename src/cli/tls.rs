@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use time::{OffsetDateTime, PrimitiveDateTime};
 use wsd::{CertificateError, CertificateFiles, Tls, Validity};
 
 use super::values::host_and_port;
@@ -103,19 +104,13 @@ pub(super) fn warning(validity: &Validity) -> Option<String> {
     }
 }
 
-/// A time since 1970 as `2026-11-21 18:30 UTC`: days become years of 365.2425 days that begin in March, so that a leap
-/// day is the last of its year.
+/// A time since 1970 as `2026-11-21 18:30 UTC`.
 fn date(time: Duration) -> String {
-    let (days, minutes) = (time.as_secs() / DAY.as_secs(), time.as_secs() / 60 % (24 * 60));
-    // Days since 1 March 0000, in periods of 400 years.
-    let days = days + 719_468;
-    let (period, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = (400 * period + year + month / 10, (month + 2) % 12 + 1);
-    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    // A certificate has four digits for its year, as that type has.
+    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(PrimitiveDateTime::MAX.assume_utc());
+    let (year, month, day) = time.to_calendar_date();
+    format!("{year}-{:02}-{day:02} {:02}:{:02} UTC", u8::from(month), time.hour(), time.minute())
 }
 
 #[cfg(test)]
