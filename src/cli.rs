@@ -137,13 +137,13 @@ impl Cli {
         Ok(cli)
     }
 
-    /// Whether a file alone could be served, as `wsd check-config` asks; gives what it should be warned of, line by line.
+    /// Whether a file alone could be served, as `wsd check-config` asks; gives what it should be warned of, line by
+    /// line.
     fn check_file(file: &Path) -> Result<Vec<String>, String> {
         let (cli, _, _) = Self::read(vec!["wsd".into(), "--config".into(), file.into()])?;
         let server = cli.add_routes(Server::builder().config(cli.config()));
         let wrong = |error: StartError| format!("wsd: {}: {error}", file.display());
-        server.check().map_err(wrong)?;
-        let validities = server.validities().map_err(wrong)?;
+        let validities = server.check().map_err(wrong)?;
         let warning = |(file, validity): (&PathBuf, _)| {
             Some(format!("wsd: warning: --tls-cert {}: {}", file.display(), tls::warning(validity)?))
         };

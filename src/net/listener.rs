@@ -117,6 +117,13 @@ pub(crate) struct Passed {
     pub(crate) secure: bool,
 }
 
+impl Passed {
+    /// Whether one of them is for TLS.
+    pub(crate) fn any_secure(passed: &[Self]) -> bool {
+        passed.iter().any(|passed| passed.secure)
+    }
+}
+
 /// One worker's listener on one address.
 #[derive(Debug)]
 pub(crate) struct Listener {

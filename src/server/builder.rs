@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::reload::Source;
 use super::service::{self, Service};
 use super::signals;
-use super::start::{check, start, validities};
+use super::start::{check, start};
 use super::{Handle, Reloaded, Remote, RunError, StartError};
 use crate::app::App;
 use crate::config::{AdminAddress, Config, Deflate, DescriptorTables, Drain, Limits, Origins};
@@ -242,20 +242,13 @@ impl Builder {
         self
     }
 
-    /// Whether it could start, as far as that can be told without starting it: routes, settings, certificates.
+    /// Whether it could start, as far as that can be told without starting it: routes, settings, certificates. Gives
+    /// when those are valid, by file: one that has expired is no error, for the server starts with it, too.
     ///
     /// # Errors
     /// As [`start`](Self::start), but for what the system has to say.
-    pub fn check(&self) -> Result<(), StartError> {
+    pub fn check(&self) -> Result<BTreeMap<PathBuf, Validity>, StartError> {
         check(self)
-    }
-
-    /// When its certificates are valid, by file. One that has expired is no error: the server starts with it, too.
-    ///
-    /// # Errors
-    /// [`StartError::Certificate`] for a file that cannot be used.
-    pub fn validities(&self) -> Result<BTreeMap<PathBuf, Validity>, StartError> {
-        validities(self)
     }
 
     /// Starts the server, and returns when it accepts connections on all its addresses.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::start::check_settings;
 use super::{Remote, StartError};
 use crate::config::{Config, RouteLimits};
+use crate::net::listener::Passed;
 use crate::net::mailbox::{Mail, post_to_all};
 use crate::net::worker::Settings;
 use crate::route::Router;
@@ -37,8 +38,8 @@ impl fmt::Debug for Source {
 
 impl Remote {
     /// Takes up new settings, as far as that can be done while connections are held: limits, those of routes included,
-    /// and origins. Connections that there are keep to the new limits too, but for their age; deadlines that are running
-    /// end as they began. Limits of routes that there are not wait for a restart.
+    /// and origins. Connections that there are keep to the new limits too, but for their age; deadlines that are
+    /// running end as they began. Limits of routes that there are not wait for a restart.
     ///
     /// # Errors
     /// Settings that cannot be; nothing is changed.
@@ -53,7 +54,7 @@ impl Remote {
         if !self.shared.inherited.is_empty() {
             new.listen.clone_from(&present.listen);
         }
-        if self.shared.inherited.iter().any(|passed| passed.secure)
+        if Passed::any_secure(&self.shared.inherited)
             && let (Some(new), Some(present)) = (&mut new.tls, &present.tls)
         {
             new.listen.clone_from(&present.listen);

@@ -119,7 +119,7 @@ pub(super) fn take_the_place(passed: &[Passed], config: &mut Config) {
         config.listen.clear();
     }
     if let Some(tls) = &mut config.tls
-        && passed.iter().any(|passed| passed.secure)
+        && Passed::any_secure(passed)
     {
         tls.listen.clear();
     }

@@ -144,14 +144,10 @@ fn share(config: &Config, router: Router, pages: Vec<Page>, inherited: Vec<Passe
     })
 }
 
-/// Whether a server could start, as far as that can be told without starting it.
-pub(super) fn check(builder: &Builder) -> Result<(), StartError> {
+/// Whether a server could start, as far as that can be told without starting it; and when its certificates are valid,
+/// by file.
+pub(super) fn check(builder: &Builder) -> Result<BTreeMap<PathBuf, Validity>, StartError> {
     check_but_for_certificates(builder)?;
-    load(&builder.config, &builder.listeners).map(drop)
-}
-
-/// When the certificates are valid, by file.
-pub(super) fn validities(builder: &Builder) -> Result<BTreeMap<PathBuf, Validity>, StartError> {
     let (certificates, _) = load(&builder.config, &builder.listeners)?;
     Ok(certificates.map(|it| it.validities().clone()).unwrap_or_default())
 }
@@ -200,7 +196,7 @@ pub(super) fn check_settings(config: &Config, listeners: &[Passed]) -> Result<()
         if tls_listen > 0 {
             return Err(StartError::Setting("TLS needs a certificate and its key"));
         }
-        if listeners.iter().any(|passed| passed.secure) {
+        if Passed::any_secure(listeners) {
             return Err(StartError::Setting(
                 "a socket that was passed for TLS (FileDescriptorName=tls) needs a --tls-cert and its --tls-key",
             ));
@@ -227,7 +223,7 @@ fn load(
     config: &Config,
     listeners: &[Passed],
 ) -> Result<(Option<Certificates>, Option<ServerConfig>), StartError> {
-    let speaks_tls = |tls: &&Tls| !tls.listen.is_empty() || listeners.iter().any(|passed| passed.secure);
+    let speaks_tls = |tls: &&Tls| !tls.listen.is_empty() || Passed::any_secure(listeners);
     let Some(tls) = config.tls.as_ref().filter(speaks_tls) else { return Ok((None, None)) };
     let mut certificates = Certificates::new(&tls.certificates).map_err(StartError::System)?;
     let loaded = certificates.load().map_err(StartError::Certificate)?;
