@@ -72,8 +72,8 @@ impl Draining {
         self.keys = keys;
     }
 
-    /// Whom to tell now: those whose turn it is, and before them those whose turn it was. What is under way at somebody's
-    /// turn is handed out first, in turns of the loop like everything else.
+    /// Whom to tell now: those whose turn it is, and before them those whose turn it was. What is under way at
+    /// somebody's turn is handed out first, in turns of the loop like everything else.
     pub(crate) fn due(&mut self, now: Millis, fan_out: Progress) -> Vec<Key> {
         let Some(pace) = &mut self.pace else { return Vec::new() };
         let count = pace.due(now);

@@ -114,7 +114,8 @@ impl Entry {
         self.eof_ahead |= eof_ahead;
     }
 
-    /// Where it comes from, for the log. Asked of the kernel, because no connection keeps it: only where somebody listens.
+    /// Where it comes from, for the log. Asked of the kernel, because no connection keeps it: only where somebody
+    /// listens.
     pub(super) fn peer(&self) -> String {
         self.stream.peer_addr().map_or_else(|_| "gone".to_owned(), |peer| peer.to_string())
     }

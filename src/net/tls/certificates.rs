@@ -101,9 +101,9 @@ impl Certificates {
     }
 }
 
-/// From when to when a certificate is valid, in time since 1970. rustls shows no dates, but it names the one that a certificate is past, or has yet to
-/// come to, before it looks at who signed it: at the end of time every certificate is past it, and in 1970 every one has
-/// yet to come to it, but for those that are as old.
+/// From when to when a certificate is valid, in time since 1970. rustls shows no dates, but it names the one that a
+/// certificate is past, or has yet to come to, before it looks at who signed it: at the end of time every certificate is
+/// past it, and in 1970 every one has yet to come to it, but for those that are as old.
 fn span(certificate: &CertificateDer<'_>, provider: &CryptoProvider) -> Option<(Duration, Duration)> {
     use rustls::CertificateError::{ExpiredContext, NotValidYetContext};
     let certificate = ParsedCertificate::try_from(certificate).ok()?;

@@ -1,5 +1,5 @@
-//! What all queues together hold in memory: shed the slowest at 80 % of the limit, take no more in at 95 %, and wait for
-//! nobody there who was shed and takes nothing.
+//! What all queues together hold in memory: shed the slowest at 80 % of the limit, take no more in at 95 %, and wait
+//! for nobody there who was shed and takes nothing.
 //!
 //! A frame that a thousand queues hold is in memory once, so each queue bears a thousandth of it. To look at every
 //! frame of every queue takes time, so the counters are asked first: what queues would hold if they shared nothing

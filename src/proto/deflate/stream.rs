@@ -190,9 +190,9 @@ impl Inflater {
     /// Decompresses a whole message of at most `message_bytes_max` bytes. Works in steps, so a bomb costs no more
     /// than the limit.
     ///
-    /// One that ends inside a block is as long as it came, and what the tail then means in it: section 7.2.2 asks for no
-    /// more than to append that and to decompress, and zlib's readers, browsers among them, do no more. No check of a
-    /// block's end would find all that is cut, and what is cut is the sender's own.
+    /// One that ends inside a block is as long as it came, and what the tail then means in it: section 7.2.2 asks for
+    /// no more than to append that and to decompress, and zlib's readers, browsers among them, do no more. No check of
+    /// a block's end would find all that is cut, and what is cut is the sender's own.
     ///
     /// # Errors
     /// [`ProtocolError::MessageTooBig`] at the limit, [`ProtocolError::InvalidDeflate`] for what is no DEFLATE.

@@ -223,8 +223,8 @@ impl<'h> Request<'h> {
             .headers("upgrade")
             .flat_map(list_elements)
             .any(|token| token.eq_ignore_ascii_case("websocket"));
-        // Who sends a key asks for a WebSocket: the header that says so belongs to one hop, and a proxy that is not told
-        // to pass it on does not. A page in its place would say nothing of that.
+        // Who sends a key asks for a WebSocket: the header that says so belongs to one hop, and a proxy that is not
+        // told to pass it on does not. A page in its place would say nothing of that.
         if !asks && self.header("sec-websocket-key").is_some() {
             return Err(RequestError::Malformed(
                 "a handshake without Upgrade: websocket; does a proxy drop it?",
