@@ -28,6 +28,9 @@ const PENDING_BYTES_MAX: usize = 128 * 1024;
 /// Steps of one conversation: more would find the same more slowly.
 const STEPS_MAX: usize = 100;
 
+/// What each side says in one conversation: in pieces of one byte, more takes too long.
+const SAID_BYTES_MAX: usize = 256 * 1024;
+
 /// So often in a row rustls takes other keys.
 const RENEWALS_MAX: usize = 32;
 
@@ -193,7 +196,7 @@ impl Talk {
         if self.closed {
             return;
         }
-        let bytes = self.asked.next(len);
+        let bytes = self.asked.next(len.min(SAID_BYTES_MAX - self.asked.said));
         let Ok(taken) = self.client.writer().write(&bytes) else {
             assert!(!self.is_sound(), "it is kept until it can be sent");
             return;
@@ -315,7 +318,7 @@ impl Talk {
 
     /// The server's side sends as much as its socket takes.
     fn answer(&mut self, len: usize) {
-        let bytes = self.answered.next(len);
+        let bytes = self.answered.next(len.min(SAID_BYTES_MAX - self.answered.said));
         let (mut at, mut tries) = (0, 0);
         while at < bytes.len() {
             let before = (self.server.pending_bytes(), self.socket.output.len());

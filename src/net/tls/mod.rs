@@ -180,7 +180,6 @@ impl<C: Side> Tls<C> {
         let scratch = Rc::clone(&self.scratch);
         let Scratch { input, out, .. } = &mut *scratch.borrow_mut();
         let kept = self.held.len();
-        input[..kept].copy_from_slice(&self.held);
         let room = most.min(input.len() - kept);
         let read = socket.read(&mut input[kept..][..room])?;
         if read == 0 {
@@ -194,6 +193,12 @@ impl<C: Side> Tls<C> {
         }
         self.begun = true;
         let input = &mut input[..kept + read];
+        if input.len() < session::whole_at(&self.held) {
+            // A record that comes byte by byte is not to be copied and looked at for each of them.
+            self.held.extend_from_slice(&input[kept..]);
+            return Ok(Input::Bytes { len: 0, emptied });
+        }
+        input[..kept].copy_from_slice(&self.held);
         out.clear();
         let received = session::receive(&mut self.session, input, plain, out);
         let sent = self.hand_over(socket, out);

@@ -12,6 +12,9 @@ use rustls::unbuffered::{
 /// What a record adds to its plaintext, at most, with the messages of TLS itself that may go before it.
 const OVERHEAD_BYTES: usize = 256;
 
+/// Before the content of a record: its type, a version, and its length.
+const HEADER_BYTES: usize = 5;
+
 /// One of the two sides of a session.
 pub trait Side: DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> {
     /// rustls's name for it.
@@ -134,6 +137,15 @@ pub(super) fn receive<C: Side>(
             }
         }
     }
+}
+
+/// How long input is when the record that it begins with is whole, or says how long it is (RFC 8446 section 5.1).
+///
+/// Behind a whole one, which is a part of a message of the handshake, there may be no others: rustls moves what they
+/// hold together, in place.
+pub(super) fn whole_at(input: &[u8]) -> usize {
+    let Some(&[_, _, _, high, low]) = input.first_chunk() else { return HEADER_BYTES };
+    HEADER_BYTES + usize::from(u16::from_be_bytes([high, low]))
 }
 
 /// What the peer is to be told about its mistake.
