@@ -51,7 +51,7 @@ fuzz_target!(|input: &[u8]| {
             talk.step(step[0], step.get(1).copied().unwrap_or(0));
         }
     }
-    talk.end();
+    talk.end(choices & 8 == 0);
 });
 
 /// One end of a pipe, as the server sees it.
@@ -383,8 +383,9 @@ impl Talk {
         }
     }
 
-    /// Says what has to hold at the end, and that nothing harmful is left to call.
-    fn end(&mut self) {
+    /// Says what has to hold at the end, whether it is the server or the wire that ends it, and that nothing harmful is
+    /// left to call.
+    fn end(&mut self, closes: bool) {
         self.settle();
         if self.is_sound() {
             assert!(!self.server.is_handshaking());
@@ -393,9 +394,17 @@ impl Talk {
             self.settle();
             assert_eq!(self.answered.heard, self.answered.said, "all of it came");
         }
-        self.socket.ended = true;
-        self.arrive(usize::MAX, 0);
+        if !closes {
+            self.socket.ended = true;
+            self.arrive(usize::MAX, 0);
+        }
         let _ = self.server.close(&mut self.socket);
+        self.socket.input.extend([22, 3, 3, 0, 1, 0]);
+        while let Ok(Input::Bytes { len, .. }) =
+            self.server.read(&mut self.socket, &mut self.plain, usize::MAX)
+        {
+            assert_eq!(len, 0, "nobody hears what comes behind the end");
+        }
         let _ = self.server.write(&mut self.socket, &[IoSlice::new(b"anybody there?")]);
         assert!(self.server.pending_bytes() == 0 && self.server.held_bytes() <= READ_BYTES);
     }

@@ -162,7 +162,7 @@ impl<C: Side> Tls<C> {
 
     /// Reads once, at most `most` bytes, and decrypts all that came into `plain`, which must be as long as the buffer
     /// for reading; answers what TLS itself has to answer. No plaintext may mean that a record has not come whole, or
-    /// that the handshake goes on.
+    /// that the handshake goes on. Behind our own [`close`](Self::close) what comes is thrown away.
     ///
     /// # Errors
     /// The socket's own; `InvalidData` where the peer breaks the rules of TLS, after the alert that says so;
@@ -182,6 +182,10 @@ impl<C: Side> Tls<C> {
         let kept = self.held.len();
         let room = most.min(input.len() - kept);
         let read = socket.read(&mut input[kept..][..room])?;
+        if self.closed {
+            // Nobody hears it any more, and rustls must not object to anything behind its last word.
+            return Ok(if read == 0 { Input::Eof } else { Input::Bytes { len: 0, emptied: read < room } });
+        }
         if read == 0 {
             // A message that fills the buffer and has no end is no better than one that was cut.
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -202,7 +206,7 @@ impl<C: Side> Tls<C> {
         out.clear();
         let received = session::receive(&mut self.session, input, plain, out);
         let sent = self.hand_over(socket, out);
-        let progress = received.inspect_err(|_| self.failed = true)?;
+        let progress = self.note_failure(received)?;
         sent?;
         self.peer_closed = progress.peer_closed;
         let rest = if self.peer_closed { &[] } else { &input[progress.used..] };
@@ -232,6 +236,9 @@ impl<C: Side> Tls<C> {
             return if progress { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
         }
         self.check()?;
+        if self.closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         if self.is_handshaking() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -245,8 +252,8 @@ impl<C: Side> Tls<C> {
         while taken < total {
             gather(slices, taken, plain);
             out.clear();
-            session::send(&mut self.session, &mut self.held, plain, out)
-                .inspect_err(|error| self.failed = error.kind() != io::ErrorKind::WouldBlock)?;
+            let sent = session::send(&mut self.session, &mut self.held, plain, out);
+            self.note_failure(sent)?;
             taken += plain.len();
             if !self.hand_over(socket, out)? {
                 // Of what is left, something waits in any case. To hold back a byte there would hide from the writer
@@ -292,9 +299,15 @@ impl<C: Side> Tls<C> {
         let scratch = Rc::clone(&self.scratch);
         let Scratch { out, .. } = &mut *scratch.borrow_mut();
         out.clear();
-        session::close(&mut self.session, &mut self.held, out)?;
+        let closed = session::close(&mut self.session, &mut self.held, out);
+        self.note_failure(closed)?;
         self.closed = true;
         self.hand_over(socket, out).map(|_| ())
+    }
+
+    /// What was asked of the session, which answers nothing more after an error.
+    fn note_failure<T>(&mut self, outcome: io::Result<T>) -> io::Result<T> {
+        outcome.inspect_err(|error| self.failed |= error.kind() != io::ErrorKind::WouldBlock)
     }
 
     fn check(&self) -> io::Result<()> {

@@ -139,12 +139,12 @@ pub(super) fn receive<C: Side>(
     }
 }
 
-/// How long input is when the record that it begins with is whole, or says how long it is (RFC 8446 section 5.1).
+/// How long input is when the record that it begins with is whole (RFC 8446 section 5.1); 0 while it does not say.
 ///
 /// Behind a whole one, which is a part of a message of the handshake, there may be no others: rustls moves what they
 /// hold together, in place.
 pub(super) fn whole_at(input: &[u8]) -> usize {
-    let Some(&[_, _, _, high, low]) = input.first_chunk() else { return HEADER_BYTES };
+    let Some(&[_, _, _, high, low]) = input.first_chunk() else { return 0 };
     HEADER_BYTES + usize::from(u16::from_be_bytes([high, low]))
 }
 

@@ -372,6 +372,38 @@ fn what_has_failed_stays_so() {
     let error = pair.server.write(&mut pair.far, &slices(b"later")).expect_err("it is too late");
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     assert_eq!(pair.far.output, b"");
+
+    // In the beginning of a record that can be none.
+    let mut pair = Pair::connected(true);
+    pair.server.held.push(0);
+    for _ in 0..2 {
+        pair.server.close(&mut pair.far).expect_err("there is no such record");
+    }
+    let error = pair.server.write(&mut pair.far, &slices(b"later")).expect_err("it is too late");
+    assert_eq!((error.kind(), pair.far.output.as_slice()), (io::ErrorKind::BrokenPipe, &[][..]));
+}
+
+#[test]
+fn behind_our_last_word_nothing_is_heard() {
+    for tls13 in [false, true] {
+        let mut pair = Pair::connected(tls13);
+        pair.client.write(&mut pair.near, &slices(b"too late")).expect("there is room");
+        pair.server.close(&mut pair.far).expect("there is room");
+        pair.far.output.clear();
+        pair.carry();
+        // And what is no record at all.
+        pair.far.input.extend([0xff; 100]);
+        let heard = read_all(&mut pair.server, &mut pair.far, &mut pair.plain).expect("it does not matter");
+        assert_eq!(
+            (heard.as_slice(), pair.server.held_bytes(), pair.far.output.as_slice()),
+            (&[][..], 0, &[][..])
+        );
+        pair.far.ended = true;
+        assert_eq!(
+            pair.server.read(&mut pair.far, &mut pair.plain, usize::MAX).expect("the end"),
+            Input::Eof
+        );
+    }
 }
 
 /// A server in the middle of a handshake, and the bytes of its client so far.
