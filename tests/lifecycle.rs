@@ -211,6 +211,40 @@ fn on_close_comes_once_for_each_on_open_whatever_the_reason() {
     assert!(codes.contains(&1007) && codes.contains(&1011), "{codes:?}");
 }
 
+/// Tells the others when somebody leaves.
+struct Parting;
+
+impl App for Parting {
+    fn on_open(&mut self, cx: &mut Context<'_>) {
+        cx.subscribe("all");
+    }
+
+    fn on_close(&mut self, cx: &mut Context<'_>, _: &Close) {
+        cx.publish("all", "left");
+    }
+}
+
+/// A deadline is judged when the fan-out of its turn is over, and nothing else happens on this server.
+#[test]
+fn what_an_app_publishes_when_it_hears_of_silence_is_sent_at_once() {
+    let hasty = hasty();
+    let pings = RouteLimits {
+        ping_interval: Some(hasty.ping_interval),
+        pong_timeout: Some(hasty.pong_timeout),
+        ..RouteLimits::default()
+    };
+    for threads in [1, 2] {
+        let builder =
+            Server::builder().threads(threads).limits(calm()).route_limits("/pinged", pings.clone());
+        let server = Running::start(builder.route("/pinged", || Parting).route("/", || Parting));
+        let mut others = server.open_many("/", 4);
+        let silent = server.open("/pinged");
+        others.iter_mut().for_each(|other| other.assert_text("left"));
+        drop((others, silent));
+        assert_eq!(server.finish().closed_silent, 1);
+    }
+}
+
 #[test]
 fn a_peer_that_is_gone_without_a_close_is_lost() {
     let (server, seen) = witnessed(1, calm());

@@ -204,9 +204,10 @@ impl Hub {
         }
     }
 
-    /// Whether fan-out is under way.
+    /// Whether fan-out is under way, or is to begin: what is published after the turn's [`seal`](Self::seal), because
+    /// somebody is closed at its end, is the next one's.
     pub fn has_work(&self) -> bool {
-        !self.jobs.is_empty()
+        !self.jobs.is_empty() || !self.dirty.is_empty()
     }
 
     /// How far fan-outs are: all that is under way now has been handed out when as many are done as have begun by now.
