@@ -364,6 +364,28 @@ fn no_pings_when_they_are_switched_off() {
 }
 
 #[test]
+fn pings_are_switched_off_and_on_for_connections_that_there_are() {
+    let mut bench = Bench::open();
+    let interval = std::mem::take(&mut bench.limits.ping_interval);
+    assert_eq!(bench.conn.deadline(&bench.limits), Millis::NEVER, "nothing is asked, so nothing is due");
+    assert_eq!(bench.at(27.6), None);
+    bench.limits.ping_interval = interval;
+    assert_eq!(bench.at(27.6), None);
+    assert_eq!(bench.wire(), b"\x89\x00", "it was silent for so long");
+    bench.limits.ping_interval = Duration::ZERO;
+    assert_eq!(bench.conn.deadline(&bench.limits), Millis::NEVER, "nor is an answer");
+
+    let mut bench = Bench::handshaking();
+    bench.limits.ping_interval = Duration::ZERO;
+    bench.conn.open(bench.now, &bench.limits);
+    bench.limits.ping_interval = interval;
+    assert_eq!(bench.at(22.0), None);
+    assert_eq!(bench.wire(), b"");
+    assert_eq!(bench.at(27.6), None);
+    assert_eq!(bench.wire(), b"\x89\x00", "there were none when it came");
+}
+
+#[test]
 fn a_frame_is_always_taken_into_an_empty_queue_and_the_limit_holds_at_the_byte() {
     let mut bench = Bench::open();
     bench.limits.queue_hard = 10;

@@ -17,7 +17,7 @@ impl Conn {
         }
         let stalled = self.outbox.as_ref().map_or(Millis::NEVER, |outbox| outbox.progress_at());
         let over_soft = self.outbox.as_ref().map_or(Millis::NEVER, |outbox| outbox.over_soft_at());
-        self.deadline
+        self.ping_deadline(limits)
             .min(over_soft.after(limits.queue_soft_time))
             .min(stalled.after(limits.progress_timeout))
             .min(self.message_began.after(limits.assembly_timeout))
@@ -73,7 +73,7 @@ impl Conn {
         limits: &Limits,
         out: &mut Vec<u8>,
     ) -> Option<Ended> {
-        if limits.ping_interval.is_zero() || now < self.deadline {
+        if now < self.ping_deadline(limits) {
             return None;
         }
         // A peer that takes what waits for it is alive, even if it has nothing to say.
@@ -93,6 +93,15 @@ impl Conn {
             self.deadline = now.after(limits.pong_timeout);
         }
         None
+    }
+
+    /// When a ping is due, or the answer to one: never while there are none, and what was reckoned then is no deadline.
+    fn ping_deadline(&self, limits: &Limits) -> Millis {
+        match self.deadline {
+            _ if limits.ping_interval.is_zero() => Millis::NEVER,
+            Millis::NEVER => self.next_ping(limits),
+            deadline => deadline,
+        }
     }
 
     pub(super) fn next_ping(&self, limits: &Limits) -> Millis {
