@@ -36,6 +36,15 @@ impl Millis {
     pub fn after(self, duration: std::time::Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
+
+    /// The moment `duration`, taken so many times, later. Whoever sets a limit to [`Duration::MAX`] means never.
+    ///
+    /// [`Duration::MAX`]: std::time::Duration::MAX
+    #[must_use]
+    pub fn after_times(self, times: f64, duration: std::time::Duration) -> Self {
+        // What is out of range becomes the greatest there is.
+        Self(self.0.saturating_add((duration.as_millis() as f64 * times) as u64))
+    }
 }
 
 /// A moment, in microseconds since the server started: for what is measured, not for what is waited for.

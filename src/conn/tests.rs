@@ -386,6 +386,32 @@ fn pings_are_switched_off_and_on_for_connections_that_there_are() {
 }
 
 #[test]
+fn the_longest_time_of_all_means_never() {
+    let never = Duration::MAX;
+    let limits = Limits {
+        ping_interval: never,
+        handshake_timeout: never,
+        close_timeout: never,
+        assembly_timeout: never,
+        progress_timeout: never,
+        queue_soft_time: never,
+        ..Limits::default()
+    };
+    for jitter in [0, 128, 255] {
+        let mut bench = Bench { limits: limits.clone(), ..Bench::handshaking() };
+        bench.conn = Conn::new(Millis(1), &limits, jitter);
+        assert_eq!(bench.conn.deadline(&limits), Millis::NEVER);
+        bench.conn.open(Millis(1), &limits);
+        bench.feed(&[0x81]);
+        bench.socket.room = Some(1);
+        bench.deliver(&[0; 100_000]);
+        assert_eq!(bench.conn.deadline(&limits), Millis::NEVER, "{jitter}");
+        bench.close(&CloseCode::NORMAL.into());
+        assert_eq!(bench.conn.deadline(&limits), Millis::NEVER);
+    }
+}
+
+#[test]
 fn a_frame_is_always_taken_into_an_empty_queue_and_the_limit_holds_at_the_byte() {
     let mut bench = Bench::open();
     bench.limits.queue_hard = 10;

@@ -8,6 +8,9 @@ use crate::id::Millis;
 use crate::metrics::WorkerMetrics;
 use crate::proto::{Close, CloseCode, OpCode, frame};
 
+/// A connection is not asked twice in the same moment.
+const PING_INTERVAL_MIN: Duration = Duration::from_millis(1);
+
 impl Conn {
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called next, at the latest.
     pub fn deadline(&self, limits: &Limits) -> Millis {
@@ -108,8 +111,7 @@ impl Conn {
         if limits.ping_interval.is_zero() {
             return Millis::NEVER;
         }
-        // 0.9 to 1.1 times the interval.
-        let spread = limits.ping_interval.mul_f64(0.2 * f64::from(self.jitter) / 255.0);
-        self.last_input.after((limits.ping_interval.mul_f64(0.9) + spread).max(Duration::from_millis(1)))
+        let times = 0.9 + 0.2 * f64::from(self.jitter) / 255.0;
+        self.last_input.after_times(times, limits.ping_interval).max(self.last_input.after(PING_INTERVAL_MIN))
     }
 }

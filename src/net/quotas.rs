@@ -81,7 +81,7 @@ impl Quotas {
         if !limits.max_age.is_zero()
             && let Some(row) = self.rows.get_mut(slot as usize)
         {
-            row.expires_at = now.after(limits.max_age.mul_f64(0.9 + 0.1 * f64::from(jitter) / 255.0));
+            row.expires_at = now.after_times(0.9 + 0.1 * f64::from(jitter) / 255.0, limits.max_age);
         }
     }
 
@@ -215,6 +215,11 @@ mod tests {
         quotas.admit(1, Client::Unasked);
         quotas.open(1, Millis(1_000), 0, &Limits::default());
         assert_eq!(quotas.expires_at(1), Millis::NEVER, "another route has no such limit");
+        for jitter in [0, 255] {
+            let ever = Limits { max_age: Duration::MAX, ..Limits::default() };
+            quotas.open(1, Millis(1_000), jitter, &ever);
+            assert_eq!(quotas.expires_at(1), Millis::NEVER);
+        }
     }
 
     #[test]
