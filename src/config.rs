@@ -22,6 +22,7 @@ pub struct Limits {
     /// Frames in one message; more is answered with close code 1008.
     pub max_fragments: u32,
     /// From the first byte of a message to its last, however it trickles in; more is answered with close code 1008.
+    /// While a connection is not read, because of what waits for it or of all that waits, the time begins anew.
     pub assembly_timeout: Duration,
     /// Pings answered each second, after twice as many at once; further ones are not answered. Zero: no limit.
     pub control_rate: u32,

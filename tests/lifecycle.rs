@@ -455,6 +455,25 @@ fn whoever_asks_before_reading_the_answers_gets_them_all() {
     assert_eq!((metrics.delivered, metrics.closed_slow), (4_000, 0));
 }
 
+/// While answers wait for it, a peer is not read: that the rest of a message is not heard is then our doing.
+#[test]
+fn whoever_is_not_read_because_of_the_answers_that_wait_is_not_too_late() {
+    let timeout = Duration::from_millis(300);
+    let server = Running::echo(Limits { assembly_timeout: timeout, ..calm() });
+    let mut client = Client::open_small(server.address, "/");
+    // Of the second one the beginning comes with the end of the first, and the rest finds room in the kernel.
+    let (large, small) = (vec![1; 250_000], vec![2; 100_000]);
+    let sender = client.send_in_background([binary(&large), binary(&small)].concat());
+    server.wait("answers wait", |metrics| metrics.queued == 1);
+    server.assert_stays("nobody is blamed", 4 * timeout, |metrics| metrics.closed_unfinished == 0);
+    client.widen();
+    client.assert_binary(&large);
+    client.assert_binary(&small);
+    sender.join().expect("all was taken");
+    client.close();
+    server.finish();
+}
+
 #[test]
 fn what_waits_for_a_peer_that_resets_is_dropped() {
     let (server, seen) = witnessed(1, calm());

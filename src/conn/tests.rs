@@ -544,6 +544,18 @@ fn a_message_must_be_whole_in_time_however_it_trickles() {
 }
 
 #[test]
+fn the_time_for_a_message_begins_anew_where_its_rest_is_not_read_yet() {
+    let mut bench = Bench::open();
+    bench.limits.ping_interval = Duration::ZERO;
+    bench.conn.put_off(Millis(1));
+    assert_eq!(bench.conn.deadline(&bench.limits), Millis::NEVER, "there is no message");
+    bench.feed(&[0x81]);
+    bench.conn.put_off(Millis(29_000));
+    assert_eq!(bench.at(58.9), None);
+    assert_eq!(bench.at(59.0), Some(Cause::Unfinished));
+}
+
+#[test]
 fn the_time_for_a_message_begins_anew_with_each() {
     let mut bench = Bench::open();
     for second in 0..40 {

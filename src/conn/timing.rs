@@ -63,6 +63,13 @@ impl Conn {
         }
     }
 
+    /// The rest of a message may be there, and is not read yet: its time begins anew.
+    pub fn put_off(&mut self, now: Millis) {
+        if self.message_began != Millis::NEVER {
+            self.message_began = now;
+        }
+    }
+
     /// The peer has said something that is not read yet: whoever is kept waiting is not silent.
     pub fn heard(&mut self, now: Millis) {
         self.last_input = now;

@@ -114,6 +114,11 @@ impl Entry {
         self.eof_ahead |= eof_ahead;
     }
 
+    /// Whether it has perhaps said something that is not handled yet.
+    pub(super) fn is_kept_waiting(&self) -> bool {
+        self.unread || self.held.is_some()
+    }
+
     /// Where it comes from, for the log. Asked of the kernel, because no connection keeps it: only where somebody
     /// listens.
     pub(super) fn peer(&self) -> String {

@@ -56,7 +56,7 @@ impl Core {
             self.input(key, entry, input);
         }
         match self.settle(key, entry) {
-            After::Wait if entry.unread || entry.held.is_some() => After::Ready,
+            After::Wait if entry.is_kept_waiting() => After::Ready,
             after => after,
         }
     }

@@ -193,8 +193,8 @@ impl Core {
             return self.broken(key, entry);
         }
         let after = self.settle(key, entry);
-        let waits = entry.unread || entry.held.is_some();
-        let resumes = waits && !entry.listed && !entry.conn.pauses_reading(&self.limits[entry.route]);
+        let resumes =
+            entry.is_kept_waiting() && !entry.listed && !entry.conn.pauses_reading(&self.limits[entry.route]);
         if after == After::Wait && resumes { After::Ready } else { after }
     }
 
@@ -203,9 +203,12 @@ impl Core {
         if entry.stream.is_handshaking() {
             return self.secure_timeout(entry);
         }
-        // Kept waiting by us, and not by answers that it does not take.
-        if entry.unread && !entry.conn.pauses_reading(&self.limits[entry.route]) {
-            entry.conn.heard(self.now);
+        if entry.is_kept_waiting() {
+            entry.conn.put_off(self.now);
+            // By us, and not by answers that it does not take.
+            if !entry.conn.pauses_reading(&self.limits[entry.route]) {
+                entry.conn.heard(self.now);
+            }
         }
         let handshaking = entry.conn.is_handshaking();
         let (limits, rules) = (&self.limits[entry.route], &self.rules[entry.route]);
