@@ -60,6 +60,8 @@ impl Wake for Event {
 pub(crate) struct Mailbox<W = Event> {
     mail: Mutex<Vec<Mail>>,
     notified: AtomicBool,
+    /// Nobody takes mail out any more. Set under the lock of the mail.
+    closed: AtomicBool,
     /// What batches count for that the worker has yet to fan out, its own and those of others.
     backlog: AtomicUsize,
     event: W,
@@ -77,11 +79,23 @@ impl Mailbox {
 impl<W: Wake> Mailbox<W> {
     /// Empty; `event` wakes its owner.
     pub(crate) fn waking(event: W) -> Self {
-        Self { mail: Mutex::default(), notified: AtomicBool::new(false), backlog: AtomicUsize::new(0), event }
+        Self {
+            mail: Mutex::default(),
+            notified: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            backlog: AtomicUsize::new(0),
+            event,
+        }
     }
 
     pub(crate) fn post(&self, mail: Mail) {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner).push(mail);
+        {
+            let mut waiting = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.closed.load(Ordering::Relaxed) {
+                return;
+            }
+            waiting.push(mail);
+        }
         if !self.notified.swap(true, Ordering::SeqCst) {
             self.event.wake();
         }
@@ -106,8 +120,16 @@ impl<W: Wake> Mailbox<W> {
         into.append(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Its owner has ended: whoever goes on publishing must not fill the memory, or make the others wait.
+    pub(crate) fn close(&self) {
+        let mut waiting = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        self.closed.store(true, Ordering::Relaxed);
+        *waiting = Vec::new();
+    }
+
+    /// What its owner has yet to fan out, as batches count it; nothing once it is closed.
     pub(crate) fn backlog(&self) -> usize {
-        self.backlog.load(Ordering::Relaxed)
+        if self.closed.load(Ordering::Relaxed) { 0 } else { self.backlog.load(Ordering::Relaxed) }
     }
 
     pub(crate) fn add_backlog(&self, bytes: usize) {

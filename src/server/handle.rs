@@ -137,6 +137,7 @@ impl Handle {
 impl Remote {
     /// Sends a message to all members of a topic, on every worker. Does not wait: what is published faster than it can
     /// be sent is in memory until then, and stops the reading of connections, but not the caller.
+    /// Nothing is kept for a server that has ended.
     pub fn publish<'m>(&self, topic: &str, message: impl Into<Message<'m>>) {
         let topic: Arc<str> = Arc::from(topic);
         let stamp = Stamp { route: NO_ROUTE, at: self.shared.now() };

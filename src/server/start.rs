@@ -272,7 +272,7 @@ fn spawn(
         let _ = report.send(Report::Table(private));
         let Ok(Go { addresses, config, table_max }) = wait.recv() else { return Ok(()) };
         // An app that cannot be made, or a worker that dies, must not leave the others serving half a server.
-        let guard = StopOnExit(Arc::clone(&shared));
+        let guard = StopOnExit(Arc::clone(&shared), index);
         match Worker::open(index, shared, &addresses, config, table_max) {
             Ok(worker) => {
                 let _ = report.send(Report::Opened(Ok(())));
@@ -290,11 +290,12 @@ fn spawn(
     thread::Builder::new().name(format!("wsd-{index}")).spawn(body).map_err(StartError::System)
 }
 
-/// Stops the whole server when a worker's thread ends, however it ends.
-struct StopOnExit(Arc<Shared>);
+/// Stops the whole server when a worker's thread ends, however it ends, and keeps no mail for it.
+struct StopOnExit(Arc<Shared>, usize);
 
 impl Drop for StopOnExit {
     fn drop(&mut self) {
+        self.0.mailboxes[self.1].close();
         self.0.shut_down();
     }
 }
