@@ -43,7 +43,7 @@ impl QueueRules {
 
     /// Bytes that may wait in this queue now.
     fn limit(&self, outbox: &Outbox) -> u32 {
-        if outbox.is_squeezed() { self.soft.min(self.hard) } else { self.hard }
+        if outbox.is_squeezed() && self.soft > 0 { self.soft.min(self.hard) } else { self.hard }
     }
 }
 

@@ -804,6 +804,19 @@ fn where_messages_are_dropped_the_soft_limit_becomes_a_hard_one() {
 }
 
 #[test]
+fn a_soft_limit_that_is_switched_off_is_no_hard_one_either() {
+    for slow_policy in [SlowPolicy::DropNewest, SlowPolicy::DropOldest] {
+        let mut bench = Bench::stalled(slow_policy);
+        (bench.limits.queue_soft, bench.limits.progress_timeout) = (6, Duration::from_secs(3600));
+        bench.publish("abc");
+        assert_eq!(bench.at(10.0), None);
+        bench.limits.queue_soft = 0;
+        bench.publish("d");
+        assert_eq!(bench.drained(), ["-", "a", "b", "c", "d"], "{slow_policy:?}");
+    }
+}
+
+#[test]
 fn a_queue_that_is_relieved_loses_what_others_sent_or_its_connection() {
     let mut bench = Bench::stalled(SlowPolicy::Latest);
     bench.publish("a");
