@@ -6,6 +6,7 @@
 //! | SIGHUP | reads certificates and settings again, where there are files to read, or a service manager that may ask |
 //! | SIGTERM once more, SIGINT, SIGQUIT | stops it within 5 seconds, also during a drain |
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -75,7 +76,9 @@ fn reload(server: &Remote, source: Option<&mut Source>) -> bool {
 
 /// New settings, as far as they can be taken up; the others are named.
 fn reload_settings(server: &Remote, source: &mut Source) -> bool {
-    match (source.0)(server) {
+    // This thread has signals to hear after that, whatever becomes of a closure of somebody's own.
+    let read = catch_unwind(AssertUnwindSafe(|| (source.0)(server)));
+    match read.unwrap_or_else(|_| Err("reading them panicked".to_owned())) {
         Ok(Reloaded { changed, waiting }) => {
             info!(changed = changed.join(", "), "settings reloaded");
             if !waiting.is_empty() {
@@ -101,4 +104,23 @@ fn reload_certificates(server: &Remote) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Server;
+    use crate::apps::Sink;
+
+    /// Or nobody would be left to hear the signal that ends the server.
+    #[test]
+    fn a_reload_that_panics_is_a_failed_one() {
+        let builder = Server::builder().listen("127.0.0.1:0").threads(1).app(Sink::default);
+        let handle = builder.start().expect("it starts");
+        let mut source = Source(Box::new(|_| panic!("told to")));
+        assert!(!reload(&handle.remote(), Some(&mut source)));
+        let mut sound = Source(Box::new(|_| Ok(Reloaded::default())));
+        assert!(reload(&handle.remote(), Some(&mut sound)));
+        handle.shutdown().expect("no worker fails");
+    }
 }
