@@ -74,6 +74,7 @@ pub mod id;
 pub mod metrics;
 pub mod net;
 pub mod proto;
+mod rate;
 mod route;
 mod server;
 mod state;

@@ -11,7 +11,7 @@ use std::path::Path as FilePath;
 use source::{Token, functions, lines_without_tests, paths, tokens};
 
 /// From top to bottom. A module imports only what stands below it; those of the last line import nothing.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["server"],
     &["admin"],
     &["apps"],
@@ -22,6 +22,7 @@ const LAYERS: [&[&str]; 11] = [
     &["conn"],
     &["hub"],
     &["proto"],
+    &["rate"],
     &["id", "config", "metrics", "state", "sync"],
 ];
 

@@ -22,7 +22,6 @@ mod sending;
 mod timing;
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 pub use outbox::{Flushed, Outbox};
 pub use outcome::{Cause, Ended, Ignored, Received, Sent, Step};
@@ -35,6 +34,7 @@ use crate::proto::deflate::{Agreed, Deflater, Pool, Streams, Window};
 use crate::proto::handshake::{HeadScanner, RequestError};
 use crate::proto::{Close, CloseCode, Decoder, Event, Frame, MessageLimits, OpCode, frame};
 use crate::proto::{ProtocolError, Role, Status};
+use crate::rate::Rate;
 
 /// A connection is not read while so much waits for it: its own requests then wait in the kernel, on the
 /// peer's side in the end. The queue's hard limit is for what others send to it.
@@ -82,8 +82,8 @@ pub struct Conn {
     deadline: Millis,
     /// When the message began whose end has not come; `NEVER` between messages.
     message_began: Millis,
-    /// When the allowance for answering pings is whole again (the generic cell rate algorithm).
-    pings_paid: Millis,
+    /// When the allowance for answering pings is whole again, as a [`Rate`] has it.
+    pings_paid: u64,
     /// What was agreed on about compression.
     agreed: Option<Agreed>,
     /// Spreads the pings of connections that were made together: 0 is 10 % early, 255 is 10 % late.
@@ -101,7 +101,7 @@ impl Conn {
             streams: None,
             agreed: None,
             message_began: Millis::NEVER,
-            pings_paid: Millis(0),
+            pings_paid: 0,
             last_input: now,
             deadline: now.after(limits.handshake_timeout),
             jitter,
@@ -352,14 +352,9 @@ impl Conn {
         if !self.is_open() {
             return Some(Ignored::PingAfterClose);
         }
-        if limits.control_rate > 0 {
-            let cost = Duration::from_secs(1) / limits.control_rate;
-            let burst = cost * (CONTROL_BURST * limits.control_rate);
-            let paid = self.pings_paid.max(now).after(cost);
-            if paid > now.after(burst) {
-                return Some(Ignored::PingOverRate);
-            }
-            self.pings_paid = paid;
+        match Rate::new(limits.control_rate, CONTROL_BURST).pay(self.pings_paid, now) {
+            Ok(paid) => self.pings_paid = paid,
+            Err(_) => return Some(Ignored::PingOverRate),
         }
         let Some(outbox) = &mut self.outbox else {
             frame::encode(out, OpCode::Pong, payload, None);

@@ -1,5 +1,6 @@
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::config::{Deflate, RouteOptions, SlowPolicy};
@@ -527,6 +528,24 @@ fn twenty_pings_at_once_are_answered_and_then_ten_each_second() {
     bench.limits.control_rate = 0;
     bench.frame(OpCode::Ping, b"");
     assert_eq!((bench.wire().len(), bench.ignored.len()), (2, 2), "no limit");
+}
+
+#[test]
+fn a_rate_of_pings_is_kept_however_high_it_is() {
+    for rate in [1, 8, 400, 2_000] {
+        let mut bench = Bench::open();
+        bench.limits.control_rate = rate;
+        let mut answered = |now| {
+            bench.now = Millis(now);
+            (0..5 * rate).for_each(|_| _ = bench.frame(OpCode::Ping, b""));
+            bench.wire().len() as u32 / 2
+        };
+        assert_eq!((answered(5_000), answered(6_000)), (2 * rate, rate));
+    }
+    let mut bench = Bench::open();
+    bench.limits.control_rate = u32::MAX;
+    bench.frame(OpCode::Ping, b"");
+    assert_eq!(bench.wire().len(), 2, "as good as no limit");
 }
 
 #[test]

@@ -3,35 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use crate::id::Millis;
+use crate::rate::Rate;
 use crate::sync::AtomicU64;
-
-/// Microseconds in a second: allowances are counted in them, because a millisecond is too long for one of a thousand.
-const SECOND: u64 = 1_000_000;
-
-/// So many a second, and as many at once (the generic cell rate algorithm); 0: no limit. What is kept of whoever is
-/// held to it is when its allowance is whole again, in microseconds of the server's time.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rate(pub(super) u32);
-
-impl Rate {
-    pub(super) fn is_limited(self) -> bool {
-        self.0 > 0
-    }
-
-    /// Pays for one; gives when the allowance is whole again then.
-    ///
-    /// # Errors
-    /// The allowance is used up; there will be more at that time.
-    pub(super) fn pay(self, paid: u64, now: Millis) -> Result<u64, Millis> {
-        let now = now.0 * 1000;
-        let paid = paid.max(now) + self.cost();
-        if paid <= now + SECOND { Ok(paid) } else { Err(Millis((paid - SECOND).div_ceil(1000))) }
-    }
-
-    fn cost(self) -> u64 {
-        SECOND.checked_div(u64::from(self.0)).unwrap_or(0)
-    }
-}
 
 /// The rate of all workers: one word, touched once for each connection, and not at all without a limit.
 #[derive(Debug)]
@@ -43,7 +16,7 @@ pub(crate) struct Pace {
 impl Pace {
     /// So many a second; 0: no limit.
     pub(crate) fn new(rate: u32) -> Self {
-        Self { rate: Rate(rate), paid: AtomicU64::new(0) }
+        Self { rate: Rate::new(rate, 1), paid: AtomicU64::new(0) }
     }
 
     /// Pays for one connection.

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::addresses::Addresses;
-use super::pace::Rate;
 use crate::config::{Limits, Proxies};
 use crate::id::Millis;
+use crate::rate::Rate;
 
 /// The rows of one worker's connections, by slot.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl Quotas {
 
     /// Pays for a message. False where the connection's allowance is used up.
     pub(super) fn pay(&mut self, slot: u32, now: Millis, limits: &Limits) -> bool {
-        let rate = Rate(limits.message_rate);
+        let rate = Rate::new(limits.message_rate, 1);
         if !rate.is_limited() {
             return true;
         }
