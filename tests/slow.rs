@@ -375,10 +375,7 @@ fn at_95_percent_of_the_memory_nobody_else_is_let_in() {
     // A frame that is on its way stays until it is sent, whoever is shed.
     let large = "x".repeat(2 << 20);
     server.remote().publish("/room", large.as_str());
-    wait_until("it is shed", || {
-        nudge(&server);
-        server.metrics().closed_shed == 1
-    });
+    server.wait("it is shed, though nothing else happens", |metrics| metrics.closed_shed == 1);
     server.connect().assert_status(503);
     assert_eq!(server.metrics().refused_memory, 1);
     // What could be published waits outside.
@@ -410,10 +407,7 @@ fn at_95_percent_of_the_memory_who_is_closed_and_does_not_read_is_cut() {
     let slow = Client::open_small(server.address, "/room");
     let mut other = server.open("/other");
     server.remote().publish("/room", "x".repeat(2 << 20));
-    wait_until("it is shed", || {
-        nudge(&server);
-        server.metrics().closed_shed == 1
-    });
+    server.wait("it is shed, though nothing else happens", |metrics| metrics.closed_shed == 1);
     other.send(text("later"));
     other.assert_text("later");
     let metrics = server.metrics();

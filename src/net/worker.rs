@@ -241,7 +241,8 @@ impl Worker {
         let retries = self.listeners.iter().filter_map(Listener::retry_at).map(|at| at.max(self.accept_at));
         let paced = accepts.then_some(self.accept_at);
         let drain = self.draining.as_ref().map(Draining::next);
-        let next = retries.chain(self.wheel.next()).chain(self.stop_at).chain(paced).chain(drain).min()?;
+        let next = retries.chain(self.wheel.next()).chain(self.stop_at).chain(paced).chain(drain);
+        let next = next.chain(self.next_look()).min()?;
         Some(Duration::from_millis(next.0.saturating_sub(Millis::from(self.turn_ended).0)))
     }
 

@@ -84,6 +84,11 @@ impl Budget {
         self.look.is_some()
     }
 
+    /// Whether it may be this one of so many workers that has too much: where all together have, one has its share.
+    fn is_worth_a_look(&self, own: u64, workers: u64) -> bool {
+        self.look_at != Millis::NEVER && own.saturating_mul(workers) > self.shed_above
+    }
+
     /// Of `total` bytes `own` are this worker's, and of these `closing` go by themselves: how many more it should get
     /// rid of.
     fn excess(&self, own: u64, closing: u64, total: u64) -> u64 {
@@ -111,6 +116,13 @@ fn at_most(metrics: &WorkerMetrics) -> u64 {
 }
 
 impl Worker {
+    /// When to look although nothing else happens. Until those who shed something do, all others let nobody in.
+    pub(super) fn next_look(&self) -> Option<Millis> {
+        let own = self.core.metrics.queue_memory_unshared.get();
+        let workers = self.shared.mailboxes.len() as u64;
+        self.budget.is_worth_a_look(own, workers).then_some(self.budget.look_at)
+    }
+
     /// Once in each turn: looks whether all queues together hold too much, and does what has to follow.
     pub(super) fn watch_memory(&mut self) {
         let now = self.core.now;
@@ -236,5 +248,13 @@ mod tests {
     fn no_limit_is_never_looked_at() {
         let budget = Budget::new(0);
         assert_eq!((budget.look_at, budget.is_full()), (Millis::NEVER, false));
+        assert!(!budget.is_worth_a_look(u64::MAX, 4));
+    }
+
+    #[test]
+    fn of_those_who_have_too_much_one_looks() {
+        let budget = Budget::new(1_000);
+        assert!(!budget.is_worth_a_look(200, 4) && budget.is_worth_a_look(201, 4));
+        assert!(!budget.is_worth_a_look(0, 4) && budget.is_worth_a_look(u64::MAX, 4));
     }
 }
