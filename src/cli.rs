@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use app::AppFlags;
+use app::{AppFlags, AppName};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser};
@@ -28,9 +28,16 @@ use tls::TlsFlags;
 pub(crate) use tls::certificate_line;
 use tools::Tool;
 use values::{Admin, admin_address, host_and_port, network, origin};
-use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink};
 use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies};
 use wsd::{Reloaded, Remote, RouteLimits, Server, StartError};
+
+/// The routes that are there beside those of --app, each with its topic, unless a file has routes.
+const ALWAYS: [(&str, AppName, Option<&str>); 4] = [
+    ("/echo", AppName::Echo, None),
+    ("/chat", AppName::Chat, Some("chat")),
+    ("/sink", AppName::Sink, None),
+    ("/rooms/{room}", AppName::Broadcast, None),
+];
 
 /// A WebSocket server for connection scale.
 ///
@@ -237,11 +244,9 @@ impl Cli {
             builder = route.app.add(builder, &route.path, route.topic.as_deref());
         }
         if self.routes.is_empty() {
-            builder = builder
-                .route("/echo", Echo::default)
-                .route("/chat", || Broadcast::to_topic("chat").greeting(Some(CHAT_GREETING.to_owned())))
-                .route("/sink", Sink::default)
-                .route("/rooms/{room}", Broadcast::by_path);
+            for (path, app, topic) in ALWAYS {
+                builder = AppFlags::plain(app).add(builder, path, topic);
+            }
             for path in std::iter::once("/").chain(self.paths.iter().map(String::as_str)) {
                 builder = self.app.add(builder, path, Some(self.app.common_topic()));
             }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
@@ -462,7 +462,9 @@ fn a_worker_that_is_stuck_is_left_out_and_the_rest_is_shown() {
 fn the_configuration_in_force() {
     let limits = Limits { max_message: 4321, ..calm() };
     let builder = server(2).limits(limits).deflate(Deflate { level: 7, ..Deflate::default() });
-    let ticker = RouteOptions { slow_policy: SlowPolicy::DropOldest, gap_notice: Some("gap".to_owned()) };
+    let about = BTreeMap::from([("app", "ticker".into()), ("quotes_token", "abc".into())]);
+    let ticker =
+        RouteOptions { about, slow_policy: SlowPolicy::DropOldest, gap_notice: Some("gap".to_owned()) };
     let builder = builder.queue_total(QueueTotal::Bytes(123_456));
     let server = Running::start(builder.route_with("/ticker", ticker, Broadcast::by_path));
     let shown = json(&get(server.admin(), "/config"));
@@ -470,9 +472,10 @@ fn the_configuration_in_force() {
     assert_eq!(shown["config"]["limits"]["max_message"], 4321);
     assert_eq!(shown["config"]["limits"]["close_timeout"], "3600s");
     assert_eq!((&shown["config"]["threads"], &shown["config"]["deflate"]["level"]), (&2.into(), &7.into()));
+    // What nobody has said of an app is not there, and secrets are not shown.
     let routes = serde_json::json!([
         {"path": "/rooms/{room}", "slow_policy": "close", "gap_notice": null},
-        {"path": "/ticker", "slow_policy": "drop-oldest", "gap_notice": "gap"},
+        {"path": "/ticker", "app": "ticker", "quotes_token": "***", "slow_policy": "drop-oldest", "gap_notice": "gap"},
     ]);
     assert_eq!(shown["routes"], routes);
     assert_eq!((&shown["queue_memory_max"], &shown["log"]), (&123_456.into(), &"off".into()));
@@ -527,6 +530,7 @@ mod program {
     use std::collections::BTreeMap;
 
     use rustix::process::Signal;
+    use serde_json::{Value, json};
 
     use super::common::program::{Program, run, wsd};
     use super::{Scrape, get, socket_path, text};
@@ -561,6 +565,67 @@ mod program {
             let stderr = String::from_utf8_lossy(&program.output().stderr).into_owned();
             assert_eq!(stderr.contains("not on a loopback address"), warned, "{address}: {stderr}");
         }
+    }
+
+    /// What `/config` says of the routes.
+    fn routes(flags: &[&str]) -> Value {
+        let program = Program::serve(&[&["--admin", "127.0.0.1:0"], flags].concat());
+        super::json(&get(program.admin(), "/config"))["routes"].take()
+    }
+
+    /// What it should say of one: the defaults, but for these settings.
+    fn route(path: &str, app: &str, own: Value) -> Value {
+        let mut route =
+            json!({"path": path, "app": app, "greeting": null, "slow_policy": "close", "gap_notice": null});
+        let Value::Object(own) = own else { panic!("an object") };
+        route.as_object_mut().expect("an object").extend(own);
+        route
+    }
+
+    #[test]
+    fn it_is_said_which_app_serves_which_path_with_the_settings_that_it_uses() {
+        let chat = json!({"greeting": wsd::apps::CHAT_GREETING, "skip_sender": false, "topic": "chat"});
+        let always = [
+            route("/echo", "echo", json!({"reply": "{}"})),
+            route("/chat", "chat", chat.clone()),
+            route("/sink", "sink", json!({})),
+            route("/rooms/{room}", "broadcast", json!({"skip_sender": false, "topic": null})),
+        ];
+        let with = |own: &[Value]| Value::Array([&always, own].concat());
+        assert_eq!(routes(&[]), with(&[route("/", "chat", chat)]));
+        let echo = route("/", "echo", json!({"reply": "<{}>"}));
+        assert_eq!(routes(&["--app=echo", "--reply=<{}>"]), with(&[echo]));
+        let own = ["/", "/more"].map(|path| {
+            let rest =
+                json!({"greeting": "hi", "skip_sender": true, "topic": "broadcast", "slow_policy": "latest"});
+            route(path, "broadcast", rest)
+        });
+        let flags =
+            ["--app=broadcast", "--path=/more", "--greeting=hi", "--skip-sender", "--slow-policy=latest"];
+        assert_eq!(routes(&flags), with(&own));
+    }
+
+    #[test]
+    fn the_same_is_said_of_a_file_s_routes() {
+        let file = socket_path("routes.toml");
+        let text = r#"
+            [[route]]
+            path = "/scores/{game}"
+            app = "broadcast"
+            slow-policy = "drop-oldest"
+            gap-notice = "gap"
+
+            [[route]]
+            path = "/"
+            topic = "lobby"
+            greeting = "hi"
+        "#;
+        std::fs::write(&file, text).expect("writable");
+        let policy =
+            json!({"slow_policy": "drop-oldest", "gap_notice": "gap", "skip_sender": false, "topic": null});
+        let lobby = json!({"greeting": "hi", "skip_sender": false, "topic": "lobby"});
+        let expected = json!([route("/scores/{game}", "broadcast", policy), route("/", "chat", lobby)]);
+        assert_eq!(routes(&["--config", file.to_str().expect("UTF-8")]), expected);
     }
 
     /// A worker's table is a copy of the main one from before the admin listener was opened: it has no share in it.

@@ -17,7 +17,8 @@ const DROPPING: [SlowPolicy; 3] = [SlowPolicy::DropNewest, SlowPolicy::DropOldes
 
 /// A room on every path, for those who listen, and `/other`, where nothing is dropped.
 fn rooms(threads: usize, policy: SlowPolicy, limits: Limits) -> wsd::Builder {
-    let options = RouteOptions { slow_policy: policy, gap_notice: Some(NOTICE.to_owned()) };
+    let options =
+        RouteOptions { slow_policy: policy, gap_notice: Some(NOTICE.to_owned()), ..RouteOptions::default() };
     let builder = Server::builder().threads(threads).limits(limits);
     builder.route("/other", Broadcast::by_path).route_with("/*", options, Broadcast::by_path)
 }
@@ -452,7 +453,11 @@ fn r1_slow_readers_are_cut_and_the_others_lose_nothing() {
 /// A route whose app listens only: nothing of the policy is about what comes in.
 #[test]
 fn whoever_is_sent_nothing_is_never_slow() {
-    let options = RouteOptions { slow_policy: SlowPolicy::Latest, gap_notice: Some(NOTICE.to_owned()) };
+    let options = RouteOptions {
+        slow_policy: SlowPolicy::Latest,
+        gap_notice: Some(NOTICE.to_owned()),
+        ..RouteOptions::default()
+    };
     let builder = Server::builder().threads(1).limits(tight());
     let server = Running::start(builder.route_with("/sink", options, Sink::default));
     let mut client = Client::open_small(server.address, "/sink");

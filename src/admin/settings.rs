@@ -30,13 +30,14 @@ pub(super) fn show(view: &View) -> Value {
     })
 }
 
-/// Each route as it was written, in the order in which they were added, and what is special about it. Limits of its own
-/// stand in `route_limits`.
+/// Each route as it was written, in the order in which they were added, its app as far as somebody has said what that is,
+/// and what is special about it. Limits of its own stand in `route_limits`.
 fn routes(router: &Router) -> Vec<Value> {
     let special = router.names().iter().zip(router.options());
     special
         .map(|(path, options)| {
             let mut route = serde_json::to_value(options).unwrap_or_else(|error| json!(error.to_string()));
+            for_people(&mut route);
             route["path"] = json!(path);
             route
         })

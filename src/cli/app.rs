@@ -1,8 +1,15 @@
 //! What runs on a path, from the command line or from a route of the configuration file.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 use wsd::apps::{Broadcast, CHAT_GREETING, Echo, Sink, Template};
 use wsd::{Builder, RouteOptions, SlowPolicy};
+
+/// Each text comes back as it is.
+const REPLY: &str = "{}";
 
 /// An app with its settings.
 #[derive(Args, Clone, Debug)]
@@ -16,7 +23,7 @@ pub(super) struct AppFlags {
     greeting: Option<String>,
 
     /// What `--app echo` answers to a text, with {} for the text
-    #[arg(long, value_name = "TEMPLATE", env = "WSD_REPLY", default_value = "{}")]
+    #[arg(long, value_name = "TEMPLATE", env = "WSD_REPLY", default_value = REPLY)]
     reply: String,
 
     /// `--app broadcast` and `chat` send to all but the sender
@@ -58,7 +65,7 @@ impl From<PolicyName> for SlowPolicy {
 
 /// The apps of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum AppName {
+pub(super) enum AppName {
     /// Everything to everyone, with a JSON greeting
     Chat,
     /// Everything to everyone
@@ -67,6 +74,12 @@ enum AppName {
     Echo,
     /// Takes everything, answers nothing
     Sink,
+}
+
+impl fmt::Display for AppName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_possible_value().map_or(Ok(()), |value| f.write_str(value.get_name()))
+    }
 }
 
 impl AppFlags {
@@ -80,11 +93,20 @@ impl AppFlags {
         Ok(())
     }
 
+    /// An app with the default settings.
+    pub(super) fn plain(app: AppName) -> Self {
+        let (slow_policy, gap_notice) = (PolicyName::Close, None);
+        Self { app, greeting: None, reply: REPLY.to_owned(), skip_sender: false, slow_policy, gap_notice }
+    }
+
     /// Runs it on `path`. Broadcasts go to one audience for all paths of a topic; without one, each path has its own.
     pub(super) fn add(&self, builder: Builder, path: &str, topic: Option<&str>) -> Builder {
-        let greeting = self.greeting.clone();
-        let options =
-            RouteOptions { slow_policy: self.slow_policy.into(), gap_notice: self.gap_notice.clone() };
+        let greeting = self.greeting();
+        let options = RouteOptions {
+            about: self.about(topic),
+            slow_policy: self.slow_policy.into(),
+            gap_notice: self.gap_notice.clone(),
+        };
         match self.app {
             AppName::Echo => {
                 let reply = Template::new(&self.reply);
@@ -93,11 +115,29 @@ impl AppFlags {
             AppName::Sink => builder.route_with(path, options, move || Sink::new(greeting.clone())),
             AppName::Broadcast | AppName::Chat => {
                 let audience = topic.map_or_else(Broadcast::by_path, Broadcast::to_topic);
-                let chat = (self.app == AppName::Chat).then(|| CHAT_GREETING.to_owned());
-                let app = audience.greeting(greeting.or(chat)).skip_sender(self.skip_sender);
+                let app = audience.greeting(greeting).skip_sender(self.skip_sender);
                 builder.route_with(path, options, move || app.clone())
             }
         }
+    }
+
+    fn greeting(&self) -> Option<String> {
+        let chat = || (self.app == AppName::Chat).then(|| CHAT_GREETING.to_owned());
+        self.greeting.clone().or_else(chat)
+    }
+
+    /// The app with the settings that it uses, in the words of the flags.
+    fn about(&self, topic: Option<&str>) -> BTreeMap<&'static str, Value> {
+        let mut about =
+            BTreeMap::from([("app", self.app.to_string().into()), ("greeting", self.greeting().into())]);
+        match self.app {
+            AppName::Echo => about.extend([("reply", self.reply.clone().into())]),
+            AppName::Sink => {}
+            AppName::Broadcast | AppName::Chat => {
+                about.extend([("skip_sender", self.skip_sender.into()), ("topic", topic.into())]);
+            }
+        }
+        about
     }
 
     /// The audience that all paths of the command line share.

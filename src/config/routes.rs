@@ -1,8 +1,10 @@
 //! What may be different on a route: what happens to those who do not keep up, and limits.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::Limits;
 
@@ -22,8 +24,20 @@ pub enum SlowPolicy {
 }
 
 /// What is special about a route.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use wsd::{RouteOptions, SlowPolicy};
+///
+/// let about = BTreeMap::from([("app", "tetris".into()), ("players", 2.into())]);
+/// let tetris = RouteOptions { about, slow_policy: SlowPolicy::Latest, ..RouteOptions::default() };
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RouteOptions {
+    /// What `/config` says of the app, beside the rest, and nothing else reads: its name as `app`, its settings. Empty
+    /// where nobody says it: an app has no name that a server could know.
+    #[serde(flatten)]
+    pub about: BTreeMap<&'static str, Value>,
     /// What happens to those who do not keep up.
     pub slow_policy: SlowPolicy,
     /// A text that is sent once where messages were dropped, before the next one.

@@ -611,7 +611,8 @@ impl Bench {
         let mut bench = Self::handshaking();
         bench.limits.ping_interval = Duration::ZERO;
         bench.conn.open(bench.now, &bench.limits);
-        bench.options = RouteOptions { slow_policy, gap_notice: Some("gap".to_owned()) };
+        bench.options =
+            RouteOptions { slow_policy, gap_notice: Some("gap".to_owned()), ..RouteOptions::default() };
         bench.socket.room = Some(1);
         bench.publish("-");
         bench
@@ -707,7 +708,11 @@ fn of_a_batch_that_is_partly_sent_only_the_frame_on_its_way_is_kept() {
         (7, &["a", "b", "c", "x"]),
     ] {
         let mut bench = Bench::open();
-        bench.options = RouteOptions { slow_policy: SlowPolicy::Latest, gap_notice: Some("gap".to_owned()) };
+        bench.options = RouteOptions {
+            slow_policy: SlowPolicy::Latest,
+            gap_notice: Some("gap".to_owned()),
+            ..RouteOptions::default()
+        };
         bench.socket.room = Some(taken);
         bench.publish("abc");
         bench.publish("x");

@@ -307,7 +307,11 @@ impl Bench {
             close_timeout: never,
             ..Limits::default()
         };
-        let options = RouteOptions { slow_policy, gap_notice: notice.then(|| NOTICE.to_owned()) };
+        let options = RouteOptions {
+            slow_policy,
+            gap_notice: notice.then(|| NOTICE.to_owned()),
+            ..RouteOptions::default()
+        };
         let rules = QueueRules::new(&limits, &options, Arc::default());
         let mut conn = Conn::new(Millis(0), &limits, 0);
         conn.open(Millis(0), &limits);
