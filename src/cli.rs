@@ -8,6 +8,7 @@ mod limits;
 mod log;
 mod tls;
 mod tools;
+mod unused;
 mod values;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use log::LogFlags;
 use tls::TlsFlags;
 pub(crate) use tls::certificate_line;
 use tools::Tool;
+use unused::Unused;
 use values::{Admin, admin_address, host_and_port, network, origin};
 use wsd::{Builder, Config, DescriptorTables, IpNet, Origins, Page, Proxies};
 use wsd::{Reloaded, Remote, RouteLimits, Server, StartError};
@@ -151,10 +153,12 @@ impl Cli {
         let server = cli.add_routes(Server::builder().config(cli.config()));
         let wrong = |error: StartError| format!("wsd: {}: {error}", file.display());
         let validities = server.check().map_err(wrong)?;
+        let unused = Unused::of(&cli);
+        let unused = unused.iter().map(|unused| format!("wsd: warning: {}: {unused}", file.display()));
         let warning = |(file, validity): (&PathBuf, _)| {
             Some(format!("wsd: warning: --tls-cert {}: {}", file.display(), tls::warning(validity)?))
         };
-        Ok(validities.iter().filter_map(warning).collect())
+        Ok(unused.chain(validities.iter().filter_map(warning)).collect())
     }
 
     /// What these arguments mean, and the command with the file's values for defaults.
@@ -196,6 +200,7 @@ impl Cli {
     /// # Errors
     /// What it passes is no socket to serve on.
     pub(crate) fn server(&self, log: Log) -> Result<Builder, StartError> {
+        Unused::of(self).iter().for_each(Unused::warn);
         let mut builder = Server::builder().config(self.config()).service_manager()?;
         // Of addresses only the defaults give way.
         let given = self.config();
@@ -231,6 +236,7 @@ impl Cli {
             let mut reloaded = server.reload(&config).map_err(|error| error.to_string())?;
             in_force = config.route_limits;
             reloaded.changed.extend(log.change(cli.log));
+            Unused::of(&cli).iter().for_each(Unused::warn);
             if fixed(&cli) != present {
                 reloaded.waiting.push("routes".to_owned());
             }

@@ -147,7 +147,84 @@ fn check_config_says_what_is_wrong_on_one_line() {
 fn the_example_can_be_checked() {
     let output = run(wsd(&["example-config"]));
     let file = File::new("example", &String::from_utf8(output.stdout).expect("UTF-8"));
-    assert_eq!(said(&run(wsd(&["check-config", file.path()]))).0, Some(0));
+    assert_eq!(said(&run(wsd(&["check-config", "--strict", file.path()]))), (Some(0), String::new()));
+}
+
+/// A file with a sink, and more above it and in it.
+fn route(above: &str, own: &str) -> String {
+    format!("listen = [\"127.0.0.1:0\"]\n{above}\n[[route]]\npath = \"/a\"\napp = \"sink\"\n{own}\n")
+}
+
+#[test]
+fn a_setting_that_nothing_uses_is_a_warning() {
+    let of_app = "route /a: its app sink does not use reply, topic";
+    let of_none = "greeting: not used, for the file has routes, and they have their own";
+    let unused = "reply = \"!\"\ntopic = \"t\"";
+    for (number, (content, warnings)) in [
+        (route("", "greeting = \"hi\""), &[][..]),
+        (route("", unused), &[of_app]),
+        (route("greeting = \"hi\"", unused), &[of_none, of_app]),
+        (
+            "app = \"echo\"\nskip-sender = true".to_owned(),
+            &["route /: its app echo does not use skip-sender"],
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = File::new(&format!("unused-{number}"), &content);
+        let line = |warning: &&str| format!("wsd: warning: {}: {warning}\n", file.path());
+        let expected: String = warnings.iter().map(line).collect();
+        for (strict, failed) in [(&[][..], 0), (&["--strict"], 1)] {
+            let output = run(wsd(&[&["check-config", file.path()], strict].concat()));
+            let code = if warnings.is_empty() { 0 } else { failed };
+            assert_eq!(said(&output), (Some(code), expected.clone()), "{content}");
+            assert_eq!(output.stdout.ends_with(b": ok\n"), code == 0, "{content}");
+        }
+    }
+}
+
+#[test]
+fn a_setting_that_nothing_uses_is_said_at_the_start_and_at_each_reload() {
+    let of_app = |settings: &str| {
+        format!("settings that the app does not use settings=\"{settings}\" route=\"/a\" app=sink")
+    };
+    let of_none =
+        "settings that are not used: the file has routes, and they have their own settings=\"greeting\"";
+    let file = File::new("said", &route("", "skip-sender = true"));
+    let mut program = Program::start(wsd(&["--config", file.path()]));
+    let log = program.log();
+    let said = |expected: &str| {
+        let line = log.recv_timeout(common::PATIENCE).expect("a line");
+        assert!(line.contains(" WARN ") && line.contains(expected), "no `{expected}` in: {line}");
+    };
+    said(&of_app("skip-sender"));
+    for above in ["", "greeting = \"hi\""] {
+        std::fs::write(file.path(), route(above, "reply = \"!\"")).expect("writable");
+        program.signal(Signal::HUP);
+        if !above.is_empty() {
+            said(of_none);
+        }
+        said(&of_app("reply"));
+        said("settings that need a restart");
+    }
+    // A file that is wrong is not taken up, and nobody cares what else is in it.
+    std::fs::write(file.path(), route("threads = 0", "reply = \"!\"")).expect("writable");
+    program.signal(Signal::HUP);
+    let line = log.recv_timeout(common::PATIENCE).expect("a line");
+    assert!(line.contains("settings not reloaded"), "{line}");
+    program.signal(Signal::INT);
+    assert!(program.wait().success());
+    assert_eq!(log.iter().next(), None);
+}
+
+#[test]
+fn a_flag_that_its_app_does_not_use_is_said_too() {
+    let program = Program::serve(&["--app", "sink", "--path", "/more", "--reply", "!"]);
+    program.signal(Signal::INT);
+    let log = said(&program.output()).1;
+    let expected = "settings that the app does not use settings=\"reply\" route=\"/\" app=sink\n";
+    assert!(log.lines().count() == 1 && log.ends_with(expected), "{log}");
 }
 
 /// A certificate in the file has the same effect on the other addresses as one on the command line.

@@ -99,6 +99,27 @@ impl AppFlags {
         Self { app, greeting: None, reply: REPLY.to_owned(), skip_sender: false, slow_policy, gap_notice }
     }
 
+    pub(super) fn name(&self) -> AppName {
+        self.app
+    }
+
+    /// The settings that are not as they are by default, the topic of its route included, and whether it uses them.
+    pub(super) fn given(&self, topic: Option<&str>) -> impl Iterator<Item = (&'static str, bool)> + use<> {
+        let answers = self.app == AppName::Echo;
+        // To a connection of the others nobody else sends, so no policy is for it.
+        let broadcasts = matches!(self.app, AppName::Broadcast | AppName::Chat);
+        let all = [
+            ("app", self.app != AppName::Chat, true),
+            ("greeting", self.greeting.is_some(), true),
+            ("reply", self.reply != REPLY, answers),
+            ("skip-sender", self.skip_sender, broadcasts),
+            ("slow-policy", self.slow_policy != PolicyName::Close, broadcasts),
+            ("gap-notice", self.gap_notice.is_some(), broadcasts),
+            ("topic", topic.is_some(), broadcasts),
+        ];
+        all.into_iter().filter(|(_, is_given, _)| *is_given).map(|(key, _, is_used)| (key, is_used))
+    }
+
     /// Runs it on `path`. Broadcasts go to one audience for all paths of a topic; without one, each path has its own.
     pub(super) fn add(&self, builder: Builder, path: &str, topic: Option<&str>) -> Builder {
         let greeting = self.greeting();

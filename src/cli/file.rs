@@ -256,7 +256,7 @@ fn without_environment(command: Command) -> Command {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use wsd::RouteLimits;
 
     use super::*;
@@ -274,7 +274,7 @@ mod tests {
     }
 
     /// What a file alone makes of the program, routes included.
-    fn cli_of(text: &str) -> Cli {
+    pub(in crate::cli) fn cli_of(text: &str) -> Cli {
         let routes = read(text).expect("a sound file").routes;
         Cli { routes, ..cli(text, &[]) }
     }

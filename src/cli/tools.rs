@@ -39,7 +39,8 @@ pub(super) enum Tool {
     /// Says what is wrong with a configuration file; exits with 0 if it can be served
     ///
     /// With it go the certificates that it names. One that has expired, ends soon or is not valid yet is no reason for
-    /// wsd not to start, so it is a warning.
+    /// wsd not to start, so it is a warning. So is a setting that nothing uses, such as a reply of an app that does not
+    /// answer.
     CheckConfig {
         /// The file
         file: PathBuf,
