@@ -202,20 +202,22 @@ impl Cli {
     pub(crate) fn server(&self, log: Log) -> Result<Builder, StartError> {
         Unused::of(self).iter().for_each(Unused::warn);
         let mut builder = Server::builder().config(self.config()).service_manager()?;
-        // Of addresses only the defaults give way.
-        let given = self.config();
-        builder = builder.configure(|config| {
-            if self.listen_given {
-                config.listen = given.listen;
-            }
-            if self.tls.listen_given() {
-                config.tls = given.tls;
-            }
-        });
+        builder = builder.configure(|config| self.keep_given(config));
         if self.config.is_some() {
             builder = builder.on_reload(self.reloader(log));
         }
         Ok(self.add_routes(builder))
+    }
+
+    /// Of addresses only the defaults give way to sockets that are passed.
+    fn keep_given(&self, config: &mut Config) {
+        let given = self.config();
+        if self.listen_given {
+            config.listen = given.listen;
+        }
+        if self.tls.listen_given() {
+            config.tls = given.tls;
+        }
     }
 
     /// Reads everything again. Of the log and the routes' apps the server itself does not know.
@@ -229,6 +231,8 @@ impl Cli {
         move |server| {
             let (cli, _, _) = Self::read(std::env::args_os().collect())?;
             let mut config = cli.config();
+            server.give_way(&mut config);
+            cli.keep_given(&mut config);
             // A route that is gone from the file is served until the restart, as it was.
             let mut gone = in_force.clone();
             gone.retain(|path, _| !cli.routes.iter().any(|route| route.path == *path));

@@ -168,6 +168,11 @@ fn new_certificates_reach_it() {
     assert_ne!(open().1, first);
     loyal.send(text("hello"));
     loyal.assert_text("hello");
+    // An address of its own would be there beside the socket, whose address is not ours to change.
+    write("tls-listen = [\"127.0.0.1:0\"]");
+    let said = reload();
+    let expected = "settings=\"tls-listen (a passed socket's address is changed in its .socket unit)\"";
+    assert!(said.contains(expected), "{said}");
     // It cannot do without.
     issued.authority.write("wsd.toml", "threads = 2\n");
     let said = reload();

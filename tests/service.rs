@@ -208,6 +208,41 @@ fn the_service_manager_hears_when_a_reload_begins_and_ends() {
     let _ = std::fs::remove_file(&file);
 }
 
+/// The default address gives way to a passed socket at each reload, as at the start. One of the file is there beside it,
+/// so that a restart is what it takes; the passed socket keeps its own whatever is restarted.
+#[test]
+fn addresses_beside_a_passed_socket_need_a_restart_and_its_own_the_unit() {
+    let path = std::env::temp_dir().join(format!("wsd-{}-addresses.toml", std::process::id()));
+    let write = |listen: &str| std::fs::write(&path, listen).expect("a path of our own");
+    let expected = "settings=\"listen (a passed socket's address is changed in its .socket unit)\"";
+    let own = "listen = [\"127.0.0.1:0\"]";
+    let default = "listen = [\"localhost:8080\"]";
+    for (first, same, others) in [("", "threads = 2", [own, default]), (own, own, ["", default])] {
+        write(first);
+        let flags = ["--config", path.to_str().expect("UTF-8"), "--threads", "2", "--log", "info"];
+        let mut program = Program::start(activated(listen().0, &flags));
+        let log = program.log();
+        // One line says that the settings were read, the next one names what needs a restart, if anything does.
+        let heard = |what: &str| {
+            let mut lines = std::iter::repeat_with(|| log.recv_timeout(PATIENCE).expect("a line"));
+            let line = lines.find(|line| line.contains("settings")).expect("without end");
+            assert!(line.contains(what), "{first} and then no `{what}` in: {line}");
+        };
+        for (now, is_new) in [(same, false), (others[0], true), (others[1], true), (same, false)] {
+            write(now);
+            program.signal(Signal::HUP);
+            heard("settings reloaded");
+            if is_new {
+                heard(expected);
+            }
+        }
+        program.signal(Signal::INT);
+        assert_eq!(program.wait().code(), Some(0));
+        assert!(!log.iter().any(|line| line.contains("settings")));
+    }
+    let _ = std::fs::remove_file(&path);
+}
+
 /// `systemctl reload` of a server that has nothing to read must not end it, as a SIGHUP elsewhere does.
 #[test]
 fn a_reload_of_nothing_is_survived_under_a_service_manager() {

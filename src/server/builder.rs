@@ -102,8 +102,9 @@ impl Builder {
     }
 
     /// What [`run`](Self::run) does on SIGHUP: reads new settings from wherever they come from, and gives them to
-    /// [`Remote::reload`]. What came of it is returned, with whatever else was taken up, for the log; or what is wrong
-    /// with them, as one line.
+    /// [`Remote::reload`]; where [`service_manager`](Self::service_manager) has taken addresses out of those before, so
+    /// does [`Remote::give_way`] first. What came of it is returned, with whatever else was taken up, for the log; or
+    /// what is wrong with them, as one line.
     #[must_use]
     pub fn on_reload(
         mut self,

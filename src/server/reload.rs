@@ -8,13 +8,16 @@ use std::thread;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::service;
 use super::start::check_settings;
 use super::{Remote, StartError};
 use crate::config::{Config, RouteLimits};
-use crate::net::listener::Passed;
 use crate::net::mailbox::{Mail, post_to_all};
 use crate::net::worker::Settings;
 use crate::route::Router;
+
+/// Stands behind addresses where sockets were passed: to those no setting gives another one, and no restart.
+const OF_PASSED: &str = " (a passed socket's address is changed in its .socket unit)";
 
 /// What came of a [`Remote::reload`], by the names of the settings as flags have them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,9 +40,18 @@ impl fmt::Debug for Source {
 }
 
 impl Remote {
+    /// Takes out of settings the addresses that passed sockets take the place of, as [`Builder::service_manager`] did at
+    /// the start. Settings that are read again need it before [`reload`](Self::reload), or their addresses are new ones.
+    ///
+    /// [`Builder::service_manager`]: crate::Builder::service_manager
+    pub fn give_way(&self, config: &mut Config) {
+        service::take_the_place(&self.shared.inherited, config);
+    }
+
     /// Takes up new settings, as far as that can be done while connections are held: limits, those of routes included,
     /// and origins. Connections that there are keep to the new limits too, but for their age; deadlines that are
-    /// running end as they began. Limits of routes that there are not wait for a restart.
+    /// running end as they began. Limits of routes that there are not wait for a restart, and so does what else is
+    /// not as it is in force, such as addresses.
     ///
     /// # Errors
     /// Settings that cannot be; nothing is changed.
@@ -50,23 +62,19 @@ impl Remote {
             new.threads = thread::available_parallelism().map_or(1, usize::from);
         }
         let mut present = self.shared.config.lock().unwrap_or_else(PoisonError::into_inner);
-        // The sockets of a service manager took the place of these.
-        if !self.shared.inherited.is_empty() {
-            new.listen.clone_from(&present.listen);
-        }
-        if Passed::any_secure(&self.shared.inherited)
-            && let (Some(new), Some(present)) = (&mut new.tls, &present.tls)
-        {
-            new.listen.clone_from(&present.listen);
-        }
         let mut reloaded = Reloaded::default();
         for name in differences(&*present, &new) {
             match name.as_str() {
                 "limits" => reloaded.changed.extend(differences(&present.limits, &new.limits)),
                 "route-limits" => of_routes(&present, &new, &self.shared.router, &mut reloaded),
                 "origins" => reloaded.changed.push(name),
+                "tls" => reloaded.waiting.extend(of_tls(&present, &new)),
                 _ => reloaded.waiting.push(name),
             }
+        }
+        if !self.shared.inherited.is_empty() {
+            let addresses = |name: &&mut String| ["listen", "tls-listen"].contains(&name.as_str());
+            reloaded.waiting.iter_mut().filter(addresses).for_each(|name| name.push_str(OF_PASSED));
         }
         new.route_limits.retain(|route, _| self.shared.router.check_name(route).is_ok());
         present.limits = new.limits;
@@ -76,6 +84,14 @@ impl Remote {
         post_to_all(&self.shared.mailboxes, &present, || Mail::Settings(Arc::clone(&settings)));
         Ok(reloaded)
     }
+}
+
+/// The settings of TLS that differ. Without it there are no addresses for it, and no certificates.
+fn of_tls(present: &Config, new: &Config) -> impl Iterator<Item = String> + use<> {
+    let [old, new] = [present, new].map(|config| config.tls.clone().unwrap_or_default());
+    let names =
+        [("tls-listen", old.listen != new.listen), ("tls-cert", old.certificates != new.certificates)];
+    names.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned())
 }
 
 /// The limits of routes that differ, as `max-message of /chat`.
@@ -111,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::apps::Echo;
-    use crate::config::{Limits, Origins, RouteOptions};
+    use crate::config::{CertificateFiles, Limits, Origins, RouteOptions, Tls};
 
     #[test]
     fn what_differs_is_named_as_the_flags_are() {
@@ -121,6 +137,25 @@ mod tests {
         assert_eq!(differences(&old.limits, &limits), ["max-message", "queue-hard"]);
         let new = Config { limits, origins: Origins::Any, accept_rate: 9, ..Config::default() };
         assert_eq!(differences(&old, &new), ["accept-rate", "limits", "origins"]);
+    }
+
+    #[test]
+    fn of_tls_addresses_and_certificates_are_named() {
+        let files = |name: &str| CertificateFiles { certificate: name.into(), key: name.into() };
+        let with = |listen: &str, name: &str| {
+            let tls = Tls { listen: vec![listen.to_owned()], certificates: vec![files(name)] };
+            Config { tls: Some(tls), ..Config::default() }
+        };
+        let (none, old) = (Config::default(), with("localhost:1", "a.pem"));
+        for (new, expected) in [
+            (&old, &[][..]),
+            (&with("localhost:2", "a.pem"), &["tls-listen"]),
+            (&with("localhost:1", "b.pem"), &["tls-cert"]),
+            (&none, &["tls-listen", "tls-cert"]),
+        ] {
+            assert_eq!(of_tls(&old, new).collect::<Vec<_>>(), expected);
+            assert_eq!(of_tls(new, &old).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]
