@@ -68,6 +68,7 @@ mod app;
 pub mod apps;
 pub mod config;
 pub mod conn;
+mod guard;
 pub mod http;
 pub mod hub;
 pub mod id;

@@ -23,7 +23,7 @@ const LAYERS: [&[&str]; 12] = [
     &["hub"],
     &["proto"],
     &["rate"],
-    &["id", "config", "metrics", "state", "sync"],
+    &["id", "config", "guard", "metrics", "state", "sync"],
 ];
 
 /// The binary, and the root that names every layer.

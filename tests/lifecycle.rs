@@ -90,6 +90,15 @@ fn whoever_talks_is_not_pinged() {
 /// What `Witness` saw: for each connection, by its number, how often it was opened and the codes of its closes.
 type Seen = Arc<Mutex<BTreeMap<String, (u32, Vec<u16>)>>>;
 
+/// What panics again when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("told to, with a bomb");
+    }
+}
+
 /// Writes down opens and closes; does as it is told.
 struct Witness(Seen);
 
@@ -122,6 +131,7 @@ impl App for Witness {
                 cx.publish("all", "never");
                 panic!("told to");
             }
+            Some("panic twice") => std::panic::panic_any(Bomb),
             Some("close") => {
                 cx.close(CloseCode::NORMAL, "");
                 cx.close(CloseCode::POLICY, "once is enough");
@@ -354,6 +364,9 @@ fn a_panic_costs_its_own_connection_and_no_other() {
     in_message.send(text("panic"));
     in_message.assert_text("before");
     in_message.assert_closes_with(1011);
+    let mut twice = server.open("/");
+    twice.send(text("panic twice"));
+    twice.assert_closes_with(1011);
     let mut in_open = server.open("/panic");
     in_open.assert_closes_with(1011);
     server.open("/panic-on-close").close();
@@ -368,10 +381,10 @@ fn a_panic_costs_its_own_connection_and_no_other() {
     other.assert_text("still here");
     other.close();
     let metrics = server.finish();
-    assert_eq!((metrics.app_panics, metrics.closed_by_server, metrics.closed_by_peer), (4, 2, 2));
-    assert_eq!((metrics.handshakes_rejected, metrics.opened), (1, 4));
+    assert_eq!((metrics.app_panics, metrics.closed_by_server, metrics.closed_by_peer), (5, 3, 2));
+    assert_eq!((metrics.handshakes_rejected, metrics.opened), (1, 5));
     assert_eq!(metrics.published, 0, "the orders of a callback that panics are not carried out");
-    assert_eq!(codes(&seen), [1000, 1000, 1011, 1011]);
+    assert_eq!(codes(&seen), [1000, 1000, 1011, 1011, 1011]);
 }
 
 #[test]

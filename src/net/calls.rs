@@ -1,7 +1,5 @@
 //! Calling an app, and carrying out what it orders.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use tracing::{debug, warn};
 
 use super::entry::{Entry, count_work};
@@ -9,6 +7,7 @@ use super::slots::Key;
 use super::socket::Core;
 use crate::app::{App, Context, OrderRef};
 use crate::conn::{Cause, Ended};
+use crate::guard;
 use crate::hub::batch::Stamp;
 use crate::proto::{Close, CloseCode};
 
@@ -25,12 +24,12 @@ impl Core {
         let app = &mut *self.apps[entry.route as usize];
         let deflater = entry.conn.deflater(&mut self.bench.pool);
         let mut context = Context { id, place, orders: &mut self.orders, deflater };
-        // The app is used again after a panic: its state is its own affair, as behind a mutex that is not poisoned.
-        let outcome = catch_unwind(AssertUnwindSafe(|| callback(app, &mut context)));
+        // The app is used again after a panic.
+        let outcome = guard::call(|| callback(app, &mut context));
         if let Some(deflater) = entry.conn.deflater(&mut self.bench.pool) {
             count_work(&self.metrics, deflater.take_work());
         }
-        if outcome.is_err() {
+        if outcome.is_none() {
             self.panicked(key);
             self.orders.clear();
             self.close(key, entry, &Close::new(CloseCode::INTERNAL_ERROR, "internal error"));

@@ -1,7 +1,6 @@
 //! A whole request head: a page, a refusal, or the way to an app.
 
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tracing::{debug, field};
 
@@ -9,6 +8,7 @@ use super::entry::Entry;
 use super::slots::Key;
 use super::socket::Core;
 use crate::app::Verdict;
+use crate::guard;
 use crate::http;
 use crate::proto::deflate::negotiate;
 use crate::proto::handshake::request::Upgrade;
@@ -54,10 +54,9 @@ impl Core {
                 return self.answer(entry, &Response::text(403, "pages from this origin may not connect\n"));
             }
         }
-        let admitted = catch_unwind(AssertUnwindSafe(|| self.apps[usize::from(route)].on_request(&request)));
-        let verdict = match admitted {
-            Ok(admission) => admission.0,
-            Err(_) => {
+        let verdict = match guard::call(|| self.apps[usize::from(route)].on_request(&request)) {
+            Some(admission) => admission.0,
+            None => {
                 self.panicked(key);
                 Verdict::Reject { status: 500, body: "internal error\n".to_owned() }
             }

@@ -6,7 +6,6 @@
 //! | SIGHUP | reads certificates and settings again, where there are files to read, or a service manager that may ask |
 //! | SIGTERM once more, SIGINT, SIGQUIT | stops it within 5 seconds, also during a drain |
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -16,6 +15,7 @@ use tracing::{error, info, warn};
 use super::reload::Source;
 use super::service::Service;
 use super::{Builder, Handle, Reloaded, Remote, RunError};
+use crate::guard;
 
 /// Starts a server and runs it until a signal stops it.
 pub(super) fn run_until_stopped(mut builder: Builder, ready: impl FnOnce(&Handle)) -> Result<(), RunError> {
@@ -77,8 +77,8 @@ fn reload(server: &Remote, source: Option<&mut Source>) -> bool {
 /// New settings, as far as they can be taken up; the others are named.
 fn reload_settings(server: &Remote, source: &mut Source) -> bool {
     // This thread has signals to hear after that, whatever becomes of a closure of somebody's own.
-    let read = catch_unwind(AssertUnwindSafe(|| (source.0)(server)));
-    match read.unwrap_or_else(|_| Err("reading them panicked".to_owned())) {
+    let read = guard::call(|| (source.0)(server));
+    match read.unwrap_or_else(|| Err("reading them panicked".to_owned())) {
         Ok(Reloaded { changed, waiting }) => {
             info!(changed = changed.join(", "), "settings reloaded");
             if !waiting.is_empty() {
