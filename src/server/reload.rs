@@ -50,8 +50,8 @@ impl Remote {
 
     /// Takes up new settings, as far as that can be done while connections are held: limits, those of routes included,
     /// and origins. Connections that there are keep to the new limits too, but for their age; deadlines that are
-    /// running end as they began. Limits of routes that there are not wait for a restart, and so does what else is
-    /// not as it is in force, such as addresses.
+    /// running end as they began, but for those of pings where there are to be none. Limits of routes that there are not
+    /// wait for a restart, and so does what else is not as it is in force, such as addresses.
     ///
     /// # Errors
     /// Settings that cannot be; nothing is changed.
