@@ -42,28 +42,52 @@ fn a_freeze_gives_the_latencies_of_theory() {
 fn a_known_distribution_is_reproduced() {
     const MS: [u64; 20] = [2, 10, 2, 2, 10, 2, 2, 10, 2, 40, 2, 10, 2, 2, 10, 2, 10, 2, 10, 2];
     let server = serve(Fault::Delays(&MS));
-    let (out, value) = measure_in_peace(&server.url, "--conns 40 --rate 500 --duration 4s");
-    for (quantile, theory) in [("p50", 2.0), ("p90", 10.0), ("p99", 40.0)] {
-        let ms = value["service_us"][quantile].as_f64().expect("enough samples") / 1e3;
-        // A sleep is never shorter, and a busy machine makes it a little longer.
-        assert!((theory..theory * 1.05 + 1.5).contains(&ms), "{quantile}: {ms} ms for {theory} ms\n{out}");
-    }
+    let late = measure_until_quick(&server.url, "--conns 40 --rate 500 --duration 4s", |out, value| {
+        [("p50", 2.0), ("p90", 10.0), ("p99", 40.0)].into_iter().all(|(quantile, theory)| {
+            let ms = service_ms(value, quantile);
+            assert!(ms >= theory, "a sleep is never shorter, {quantile}: {ms} ms for {theory} ms\n{out}");
+            ms < theory * 1.05 + 1.5
+        })
+    });
+    assert!(late.is_none(), "longer than the answers take, each time\n{late:?}");
 }
 
 fn a_closed_loop_keeps_k_messages_in_flight() {
     let server = serve(Fault::Delay(Duration::from_millis(10)));
-    let (out, value) = measure_in_peace(&server.url, "--conns 2 --closed-loop 3 --duration 500ms");
-    assert_eq!(
-        (&value["integrity"]["lost"], &value["integrity"]["duplicate"]),
-        (&json!(0), &json!(0)),
-        "{out}"
-    );
-    // One answer per 10 ms and connection, however many wait.
-    let sent = value["integrity"]["expected"].as_u64().expect("a count");
-    assert!((50..=106).contains(&sent), "{out}");
-    let p50 = value["service_us"]["p50"].as_f64().expect("enough samples") / 1e3;
-    assert!((29.0..40.0).contains(&p50), "three deep in the queue: {p50} ms\n{out}");
-    assert_eq!(value["generator"]["send_late_p99_us"], Value::Null);
+    let late =
+        measure_until_quick(&server.url, "--conns 2 --closed-loop 3 --duration 500ms", |out, value| {
+            assert_eq!(
+                (&value["integrity"]["lost"], &value["integrity"]["duplicate"]),
+                (&json!(0), &json!(0)),
+                "{out}"
+            );
+            assert_eq!(value["generator"]["send_late_p99_us"], Value::Null);
+            // One answer per 10 ms and connection, however many wait.
+            let sent = value["integrity"]["expected"].as_u64().expect("a count");
+            assert!(sent <= 106, "{out}");
+            let p50 = service_ms(value, "p50");
+            assert!(p50 >= 29.0, "three deep in the queue: {p50} ms\n{out}");
+            sent >= 50 && p50 < 40.0
+        });
+    assert!(late.is_none(), "longer than the answers take, each time\n{late:?}");
+}
+
+/// Measures until a run is as quick as it should be. The servers are threads of this program, and where other programs
+/// have the cores they answer late, which no generator can tell from a slow server. Gives the last run if none was.
+fn measure_until_quick(url: &str, line: &str, is_quick: impl Fn(&str, &Value) -> bool) -> Option<String> {
+    let mut last = None;
+    for _ in 0..6 {
+        let (out, value) = measure_in_peace(url, line);
+        if is_quick(&out, &value) {
+            return None;
+        }
+        last = Some(out);
+    }
+    last
+}
+
+fn service_ms(value: &Value, quantile: &str) -> f64 {
+    value["service_us"][quantile].as_f64().expect("enough samples") / 1e3
 }
 
 fn an_impossible_rate_is_invalid() {
