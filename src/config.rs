@@ -136,7 +136,8 @@ pub struct Proxies {
     /// Where they are. The client of a connection from there is the last address in `X-Forwarded-For` that is no
     /// trusted proxy's; nobody else's word is taken for it.
     pub trusted: Vec<IpNet>,
-    /// Each connection from there begins with a PROXY protocol header, version 1 or 2, which names the client.
+    /// Each connection from there begins with a PROXY protocol header, version 1 or 2, which names the client, or
+    /// another trusted proxy: then `X-Forwarded-For` says for whom that one is.
     pub protocol: bool,
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use common::admin::get;
@@ -254,10 +254,15 @@ fn who_looks_at_the_connections_sees_for_whom_they_are() {
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.1 127.0.0.1 4660 8080\r\n";
 
-/// Version 2, for the same client, with an extension.
-fn version_2() -> Vec<u8> {
+fn version_1(client: Ipv4Addr) -> Vec<u8> {
+    format!("PROXY TCP4 {client} 127.0.0.1 4660 8080\r\n").into_bytes()
+}
+
+/// Version 2, with an extension.
+fn version_2(client: Ipv4Addr) -> Vec<u8> {
     let mut bytes = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f".to_vec();
-    bytes.extend([192, 0, 2, 1, 127, 0, 0, 1, 0x12, 0x34, 0x1f, 0x90, 4, 0, 0]);
+    bytes.extend(client.octets());
+    bytes.extend([127, 0, 0, 1, 0x12, 0x34, 0x1f, 0x90, 4, 0, 0]);
     bytes
 }
 
@@ -269,7 +274,7 @@ fn behind_proxy(max_conns_per_ip: u32, limits: Limits) -> Running {
 #[test]
 fn the_header_names_the_client_in_both_versions_and_however_it_is_cut() {
     let server = behind_proxy(1, calm());
-    for header in [V1.to_vec(), version_2()] {
+    for header in [V1.to_vec(), version_2(Ipv4Addr::new(192, 0, 2, 1))] {
         for piece in [1, 7, 4096] {
             let mut client = server.connect();
             client.send_in_pieces(&[&header, request("/").as_bytes()].concat(), piece);
@@ -328,6 +333,46 @@ fn a_proxy_that_asks_for_itself_is_not_counted() {
     clients.iter_mut().for_each(|client| client.assert_text("hi"));
     clients.into_iter().for_each(Client::close);
     assert_eq!(server.finish().opened, 3);
+}
+
+/// A balancer that names the proxy before it, which says in the request for whom it is.
+#[test]
+fn behind_a_proxy_that_the_header_names_is_whom_that_one_names() {
+    let admin = Some(AdminAddress::Tcp("127.0.0.1:0".to_owned()));
+    let proxies = proxies(&["127.0.0.0/8", "198.51.100.0/24"], true);
+    let server = server(Config { max_conns_per_ip: 1, proxies, admin, limits: calm(), ..Config::default() });
+    let cases = [
+        ("198.51.100.1", "X-Forwarded-For: 192.0.2.1\r\n", "192.0.2.1"),
+        ("198.51.100.1", "X-Forwarded-For: 203.0.113.9, 192.0.2.1, 198.51.100.2\r\n", "192.0.2.1"),
+        (
+            "198.51.100.1",
+            "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 198.51.100.3,127.0.0.9\r\n",
+            "192.0.2.1",
+        ),
+        ("198.51.100.1", "X-Forwarded-For: 198.51.100.3, 198.51.100.2\r\n", "198.51.100.3"),
+        // No address: whoever is the last on the way there.
+        ("198.51.100.1", "X-Forwarded-For: 192.0.2.1, unknown\r\n", "198.51.100.1"),
+        ("198.51.100.1", "X-Forwarded-For: 192.0.2.1, unknown, 198.51.100.2\r\n", "198.51.100.2"),
+        ("198.51.100.1", "", "198.51.100.1"),
+        // Nobody trusts whoever wrote that.
+        ("192.0.2.7", "X-Forwarded-For: 192.0.2.1\r\n", "192.0.2.7"),
+    ];
+    let headers = [version_1, version_2];
+    for ((named, forwarded, client), header) in cases.iter().flat_map(|case| headers.map(|it| (case, it))) {
+        let head = [header(named.parse().expect("an address")), request_with("/", forwarded).into()].concat();
+        let mut first = server.connect();
+        first.send(&head);
+        first.assert_upgraded();
+        let page: Value = serde_json::from_str(&get(server.admin(), "/connections").body).expect("JSON");
+        assert_eq!(page["connections"][0]["client"], *client, "{named} {forwarded}");
+        let mut second = server.connect();
+        second.send(&head);
+        second.assert_status(429);
+        first.close();
+        server.wait("its place is free", |metrics| metrics.connections == 0);
+    }
+    let metrics = server.finish();
+    assert_eq!((metrics.opened, metrics.refused_address), (16, 16));
 }
 
 /// From anybody else it is what it looks like: no HTTP.

@@ -36,7 +36,7 @@ impl Core {
                     return self.broken(key, entry);
                 }
                 entry.proxied = false;
-                self.quotas.identify(key.slot, client);
+                self.quotas.introduce(key.slot, client);
                 After::Ready
             }
             Err(_) => {

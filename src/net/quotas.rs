@@ -112,6 +112,15 @@ impl Quotas {
         }
     }
 
+    /// Whom the PROXY header of a connection names; `None` where the proxy speaks for itself. Where that is a trusted
+    /// proxy too, the request has yet to say for whom.
+    pub(super) fn introduce(&mut self, slot: u32, named: Option<IpAddr>) {
+        match named {
+            Some(proxy) if self.proxies.trusts(proxy) => self.row(slot).client = Client::Awaited(proxy),
+            _ => self.identify(slot, named),
+        }
+    }
+
     /// The client of a proxy's connection is known now; `None` where the proxy speaks for itself.
     pub(super) fn identify(&mut self, slot: u32, client: Option<IpAddr>) {
         let Some(row) = self.rows.get_mut(slot as usize) else { return };
