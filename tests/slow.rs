@@ -9,7 +9,7 @@ use common::{CLOSE, Client, PATIENCE, Running, SHUTDOWN_MAX, calm, close, reques
 use flate2::{Decompress, FlushDecompress};
 use wsd::apps::{Broadcast, Sink};
 use wsd::net::fdtable::raise_nofile;
-use wsd::{Deflate, Limits, QueueTotal, RouteOptions, Server, SlowPolicy};
+use wsd::{Config, Deflate, Limits, QueueTotal, RouteOptions, Server, SlowPolicy};
 
 const NOTICE: &str = "some are missing";
 
@@ -465,4 +465,28 @@ fn whoever_is_sent_nothing_is_never_slow() {
     client.close();
     let metrics = server.finish();
     assert_eq!((metrics.messages_in, metrics.due), (200, 0));
+}
+
+/// A peer that takes nothing for long is given up by the kernel, too, and then hears nothing. Where a reload gives readers
+/// more time than that, those who were there before it have it as well, and hear at its end why they are closed.
+#[test]
+fn a_reload_that_gives_readers_more_time_gives_it_to_those_who_are_here() {
+    // The kernel gives up after 20 seconds with the first, and after 34 with the second.
+    const FIRST: Duration = Duration::from_secs(1);
+    const THEN: Duration = Duration::from_secs(24);
+    let limits = |time| Limits { progress_timeout: time, close_timeout: FIRST, queue_soft: 0, ..calm() };
+    let server = Running::start(rooms(1, SlowPolicy::Close, limits(FIRST)));
+    let slow = Client::open_small(server.address, "/room");
+    server.remote().reload(&Config { limits: limits(THEN), ..Config::default() }).expect("sound");
+    whole_turn(&server);
+    publish_until(&server, "/room", 0, |now| now.queued > 0);
+    let start = Instant::now();
+    while server.metrics().closed_lost + server.metrics().closed_slow == 0 {
+        assert!(start.elapsed() < THEN + PATIENCE, "it is still there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let metrics = server.metrics();
+    assert_eq!((metrics.closed_lost, metrics.closed_slow), (0, 1));
+    slow.reset();
+    server.finish();
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
@@ -140,6 +141,8 @@ pub(crate) struct Listener {
     /// turned away. On an edge-triggered listener a connection left in the queue is silence for good.
     reserve: Option<std::fs::File>,
     retry: Option<(Millis, Duration)>,
+    /// What the kernel's time has become since some of those who wait to be accepted came, with the old one.
+    overdue: Option<Duration>,
 }
 
 /// What one accept came to.
@@ -177,6 +180,7 @@ impl Listener {
             deaf: false,
             reserve: open_reserve(),
             retry: None,
+            overdue: None,
         })
     }
 
@@ -193,13 +197,14 @@ impl Listener {
             deaf: false,
             reserve: open_reserve(),
             retry: None,
+            overdue: None,
         })
     }
 
-    /// Another time for connections that come from now on; those that there are keep the one that they came with.
-    pub(crate) fn set_user_timeout(&self, user_timeout: Duration) {
-        // A kernel that had the option keeps the old one where it does not take the new one.
-        let _ = socket2::SockRef::from(&self.socket).set_tcp_user_timeout(Some(user_timeout));
+    /// Another time for connections that are not accepted yet.
+    pub(crate) fn set_user_timeout(&mut self, user_timeout: Duration) {
+        set_user_timeout(&self.socket, user_timeout);
+        self.overdue = Some(user_timeout);
     }
 
     /// Asks for events. Of those who share a socket one connection wakes one, not all.
@@ -247,12 +252,16 @@ impl Listener {
             Ok((stream, peer)) => {
                 self.retry = None;
                 self.taken = true;
+                if let Some(user_timeout) = self.overdue {
+                    set_user_timeout(&stream, user_timeout);
+                }
                 Accepted::Stream(stream, peer.ip())
             }
             Err(error) => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
                 Some(rustix::io::Errno::AGAIN) => {
                     // Whoever was waited for has left; a time that has passed would make every poll return at once.
                     self.retry = None;
+                    self.overdue = None;
                     Accepted::Empty
                 }
                 // accept(2): "treat them like EAGAIN by retrying": errors of the connection, not of ours.
@@ -307,6 +316,11 @@ pub(crate) fn user_timeout(limits: &[Limits]) -> Duration {
     own.unwrap_or_default().saturating_add(USER_TIMEOUT_MORE).clamp(USER_TIMEOUT_MIN, USER_TIMEOUT_MAX)
 }
 
+/// A kernel that had the option keeps the old one where it does not take the new one.
+pub(crate) fn set_user_timeout(socket: &impl AsFd, user_timeout: Duration) {
+    let _ = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(user_timeout));
+}
+
 /// Linux hands them down to the sockets that are accepted.
 fn set_options(socket: &Socket, user_timeout: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
@@ -330,31 +344,51 @@ mod tests {
         assert!(taken.iter().all(|address| address.port() == taken[0].port() && address.ip().is_loopback()));
     }
 
+    fn accept(listener: &mut Listener) -> TcpStream {
+        loop {
+            match listener.accept(Millis(0)) {
+                Accepted::Stream(stream, _) => break stream,
+                Accepted::Empty => std::thread::yield_now(),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn user_timeout_of(stream: &TcpStream) -> Option<Duration> {
+        socket2::SockRef::from(stream).tcp_user_timeout().expect("an option")
+    }
+
     /// Three system calls less for each connection, as long as the system does so.
     #[test]
     fn accepted_sockets_inherit_the_options_of_their_listener() {
         let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");
         let mut listener = Listener::open(taken[0], false, 16, USER_TIMEOUT_MIN).expect("held for us");
-        let accept = |listener: &mut Listener| {
-            let _client = std::net::TcpStream::connect(taken[0]).expect("it listens");
-            loop {
-                match listener.accept(Millis(0)) {
-                    Accepted::Stream(stream, _) => break stream,
-                    Accepted::Empty => std::thread::yield_now(),
-                    other => panic!("{other:?}"),
-                }
-            }
-        };
+        let _client = std::net::TcpStream::connect(taken[0]).expect("it listens");
         let stream = accept(&mut listener);
         let socket = socket2::SockRef::from(&stream);
         assert!(socket.tcp_nodelay().expect("an option"));
         assert_eq!(socket.tcp_notsent_lowat().expect("an option"), NOTSENT_LOWAT);
-        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(USER_TIMEOUT_MIN));
+        assert_eq!(user_timeout_of(&stream), Some(USER_TIMEOUT_MIN));
+    }
+
+    #[test]
+    fn another_time_holds_for_those_who_are_not_accepted_yet() {
+        let (taken, _held) = reserve(&["127.0.0.1:0".parse().expect("an address")]).expect("free");
+        let mut listener = Listener::open(taken[0], false, 16, USER_TIMEOUT_MIN).expect("held for us");
+        // They are in the queue, some as they came before and some as they come after.
+        let connect = || std::net::TcpStream::connect(taken[0]).expect("it listens");
+        let mut clients = vec![connect(), connect()];
         let hour = Duration::from_secs(3600);
         listener.set_user_timeout(hour);
-        let stream = accept(&mut listener);
-        let socket = socket2::SockRef::from(&stream);
-        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(hour), "others come later");
+        clients.push(connect());
+        for _ in 0..2 {
+            for _ in &clients {
+                assert_eq!(user_timeout_of(&accept(&mut listener)), Some(hour));
+            }
+            assert!(matches!(listener.accept(Millis(0)), Accepted::Empty));
+            assert_eq!(listener.overdue, None, "those who come later have it by themselves");
+            clients = vec![connect()];
+        }
     }
 
     #[test]

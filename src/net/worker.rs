@@ -6,6 +6,7 @@
 mod accept;
 mod budget;
 mod drain;
+mod patience;
 mod share;
 mod shared;
 mod timers;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use budget::Budget;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use patience::Patience;
 use share::{Share, deliveries_for};
 pub(crate) use shared::{Endpoints, Settings, Shared};
 use timers::Heard;
@@ -90,6 +92,7 @@ pub(crate) struct Worker {
     backlogged: bool,
     budget: Budget,
     share: Share,
+    patience: Patience,
 }
 
 impl Worker {
@@ -125,6 +128,7 @@ impl Worker {
             index,
             budget: Budget::new(shared.queue_total),
             share: Share::new(),
+            patience: Patience::new(user_timeout),
             shared,
             poll,
             listeners,
@@ -176,6 +180,7 @@ impl Worker {
             self.read_ready();
             self.fan_out();
             self.go_on_draining();
+            self.spread_patience();
             self.expire_timers();
             self.inspect();
             self.slots.sweep();
@@ -229,7 +234,7 @@ impl Worker {
     /// How long there is nothing to do unless something happens.
     fn poll_timeout(&mut self) -> Option<Duration> {
         let accepts = !self.accepting.is_empty();
-        let is_behind = !self.inspections.is_empty() || !self.expired.is_empty();
+        let is_behind = !self.inspections.is_empty() || !self.expired.is_empty() || self.patience.is_behind();
         let is_busy = is_behind || self.core.hub.has_work() || self.budget.is_looking();
         if is_busy || accepts && self.accept_at <= self.core.now {
             return Some(Duration::ZERO);
@@ -328,8 +333,7 @@ impl Worker {
                 Mail::Drain => self.drain(),
                 Mail::Settings(settings) => {
                     self.core.renew(&settings, &self.shared);
-                    let user_timeout = user_timeout(settings.limits.as_slice());
-                    self.listeners.iter().for_each(|listener| listener.set_user_timeout(user_timeout));
+                    self.be_patient(user_timeout(settings.limits.as_slice()));
                 }
                 Mail::Certificates(config) => {
                     if let Some(acceptor) = &mut self.acceptor {
