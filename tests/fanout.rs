@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
@@ -395,6 +396,47 @@ fn many_small_batches_hold_input_up_before_they_fill_the_memory() {
     assert!(due >= batches - waiting && due < batches, "{due} of {batches} handed out");
     server.wait("the others follow", |metrics| metrics.due == batches);
     members.into_iter().chain([publisher, other]).for_each(Client::reset);
+    server.finish();
+}
+
+/// Publishes a mebibyte for each message, when the test says so.
+#[derive(Clone)]
+struct Mebibytes(Arc<Barrier>);
+
+impl App for Mebibytes {
+    fn on_open(&mut self, cx: &mut Context<'_>) {
+        cx.subscribe(cx.path());
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_>, _: Message<'_>) {
+        self.0.wait();
+        cx.publish("/member", vec![7; 1 << 20]);
+        self.0.wait();
+    }
+}
+
+/// It is not handed out before the turn ends: who has waited until the others were read is no exception.
+#[test]
+fn one_turn_takes_no_more_in_than_may_wait() {
+    const MESSAGES: usize = 20;
+    let step = Arc::new(Barrier::new(2));
+    let app = Mebibytes(Arc::clone(&step));
+    let server = Running::app(1, roomy(), move || app.clone());
+    let member = server.open("/member");
+    let mut clients = server.open_many("/", MESSAGES);
+    clients[0].send(text("?"));
+    step.wait();
+    // They are all there when the next turn begins.
+    clients[1..].iter_mut().for_each(|client| client.send(text("?")));
+    step.wait();
+    let mut by_turn = BTreeMap::<u64, usize>::new();
+    for _ in 1..MESSAGES {
+        step.wait();
+        *by_turn.entry(server.metrics().turns).or_default() += 1;
+        step.wait();
+    }
+    assert!(by_turn.values().all(|&messages| messages <= 9), "8 MiB and one more: {by_turn:?}");
+    clients.into_iter().chain([member]).for_each(Client::reset);
     server.finish();
 }
 

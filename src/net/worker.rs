@@ -256,6 +256,11 @@ impl Worker {
         self.budget.is_full() || self.shared.mailboxes.iter().any(|mailbox| mailbox.backlog() > BACKLOG_BYTES)
     }
 
+    /// Whether more may be taken in, in this turn.
+    fn has_room(&self) -> bool {
+        !self.backlogged && self.core.hub.pending_bytes() <= BACKLOG_BYTES
+    }
+
     fn event(&mut self, event: &mio::event::Event) {
         if event.token() == MAILBOX {
             return;
@@ -275,21 +280,15 @@ impl Worker {
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             let eof_ahead = event.is_read_closed() || event.is_error();
-            if self.backlogged || self.core.hub.pending_bytes() > BACKLOG_BYTES {
-                self.attend(key, |_, _, entry| {
+            let has_room = self.has_room();
+            self.attend(key, |core, key, entry| {
+                // Those that have waited for their handshake are first.
+                if !has_room || entry.stream.is_handshaking() {
                     entry.defer(eof_ahead);
-                    After::Ready
-                });
-            } else {
-                self.attend(key, |core, key, entry| {
-                    // Those that have waited for their handshake are first.
-                    if entry.stream.is_handshaking() {
-                        entry.defer(eof_ahead);
-                        return After::Ready;
-                    }
-                    core.readable(key, entry, eof_ahead)
-                });
-            }
+                    return After::Ready;
+                }
+                core.readable(key, entry, eof_ahead)
+            });
         }
     }
 
@@ -349,16 +348,18 @@ impl Worker {
 
     /// Goes on with the connections that had more input than one turn's share.
     fn read_ready(&mut self) {
-        if self.backlogged {
-            return;
-        }
-        self.share.note_ready(self.ready.len());
-        for _ in 0..self.ready.len() {
-            let Some(key) = self.ready.pop_front() else { break };
+        let listed = self.ready.len();
+        let mut read = 0;
+        while read < listed
+            && self.has_room()
+            && let Some(key) = self.ready.pop_front()
+        {
+            read += 1;
             let Some(entry) = self.slots.get_mut(key) else { continue };
             entry.listed = false;
             self.attend(key, |core, key, entry| core.readable(key, entry, false));
         }
+        self.share.note_ready(read);
     }
 
     /// Passes on what was published in this turn, and delivers a turn's share of what is under way.
