@@ -22,7 +22,7 @@ use wsd::{App, Context, Deflate, Limits, Message, Server};
 
 /// Each flag of `--print-limits`, and the tests that hold what it says.
 #[rustfmt::skip]
-const HELD_BY: [(&str, &str); 65] = [
+const HELD_BY: [(&str, &str); 66] = [
     ("--max-conns", "tests/lifecycle.rs::the_ceiling_holds_at_the_limit_and_one_more"),
     ("--max-conns-per-ip", "tests/admission.rs::an_address_may_hold_so_many_connections_and_not_one_more"),
     ("--max-conns-per-ip", "src/net/addresses.rs::an_ipv6_network_of_64_bits_is_one_client"),
@@ -68,6 +68,7 @@ const HELD_BY: [(&str, &str); 65] = [
     ("--queue-total", "src/server/memory.rs::the_smallest_limit_of_all_groups_above_holds"),
     ("--queue-total", "tests/slow.rs::at_80_percent_of_the_memory_the_slowest_are_shed"),
     ("--queue-total", "tests/slow.rs::at_95_percent_of_the_memory_nobody_else_is_let_in"),
+    ("--queue-total", "tests/slow.rs::what_comes_at_once_is_taken_in_up_to_the_percentage"),
     ("--progress-timeout", "src/conn/tests.rs::a_queue_that_makes_no_progress_is_cut_and_one_that_does_is_not"),
     ("--progress-timeout", "tests/fanout.rs::a_reader_without_progress_is_closed"),
     ("--deflate", "tests/limits.rs::compression_is_for_those_who_offer_it_where_it_is_on"),

@@ -3,13 +3,14 @@
 
 mod common;
 
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use common::{CLOSE, Client, PATIENCE, Running, SHUTDOWN_MAX, calm, close, request_with, text, wait_until};
 use flate2::{Decompress, FlushDecompress};
 use wsd::apps::{Broadcast, Sink};
 use wsd::net::fdtable::raise_nofile;
-use wsd::{Config, Deflate, Limits, QueueTotal, RouteOptions, Server, SlowPolicy};
+use wsd::{App, Config, Context, Deflate, Limits, Message, QueueTotal, RouteOptions, Server, SlowPolicy};
 
 const NOTICE: &str = "some are missing";
 
@@ -415,6 +416,43 @@ fn at_95_percent_of_the_memory_who_is_closed_and_does_not_read_is_cut() {
     assert_eq!((metrics.closing_timed_out, metrics.connections), (1, 1));
     drop(slow);
     other.close();
+    server.finish();
+}
+
+/// What [`Generous`] sends for each message.
+const ANSWER: usize = 128 << 10;
+
+/// Answers with more than its peer takes. A message that says so is answered when the test says so.
+#[derive(Clone)]
+struct Generous(Arc<Barrier>);
+
+impl App for Generous {
+    fn on_message(&mut self, cx: &mut Context<'_>, message: Message<'_>) {
+        if message.as_bytes() == b"wait" {
+            self.0.wait();
+            self.0.wait();
+        }
+        cx.send(vec![7; ANSWER]);
+    }
+}
+
+/// What comes in one turn, between two looks at the clock, is not all taken in before somebody looks at the memory.
+#[test]
+fn what_comes_at_once_is_taken_in_up_to_the_percentage() {
+    let step = Arc::new(Barrier::new(2));
+    let app = Generous(Arc::clone(&step));
+    let limits = Limits { queue_hard: 1 << 30, queue_soft: 0, ..calm() };
+    let builder = Server::builder().threads(1).limits(limits).queue_total(QueueTotal::Bytes(1 << 20));
+    let server = Running::start(builder.app(move || app.clone()));
+    let mut clients: Vec<_> = (0..50).map(|_| Client::open_small(server.address, "/")).collect();
+    clients[0].send(text("wait"));
+    step.wait();
+    clients[1..].iter_mut().for_each(|client| client.send(text("?")));
+    step.wait();
+    server.wait("it is too much", |metrics| metrics.closed_shed > 0);
+    let held = server.metrics().queue_memory_unshared;
+    assert!(held <= (1 << 20) / 100 * 95 + ANSWER as u64 * 11 / 10, "{held} bytes, of a mebibyte");
+    clients.into_iter().for_each(Client::reset);
     server.finish();
 }
 

@@ -126,7 +126,7 @@ impl Worker {
         let acceptor = config.map(|config| Acceptor::new(config, READ_BYTES, Arc::clone(metrics)));
         Ok(Self {
             index,
-            budget: Budget::new(shared.queue_total),
+            budget: Budget::new(shared.queue_total, shared.mailboxes.len()),
             share: Share::new(),
             patience: Patience::new(user_timeout),
             shared,
@@ -235,7 +235,7 @@ impl Worker {
     fn poll_timeout(&mut self) -> Option<Duration> {
         let accepts = !self.accepting.is_empty();
         let is_behind = !self.inspections.is_empty() || !self.expired.is_empty() || self.patience.is_behind();
-        let is_busy = is_behind || self.core.hub.has_work() || self.budget.is_looking();
+        let is_busy = is_behind || self.core.hub.has_work() || self.budget.is_busy(self.own_memory());
         if is_busy || accepts && self.accept_at <= self.core.now {
             return Some(Duration::ZERO);
         }
@@ -258,7 +258,8 @@ impl Worker {
 
     /// Whether more may be taken in, in this turn.
     fn has_room(&self) -> bool {
-        !self.backlogged && self.core.hub.pending_bytes() <= BACKLOG_BYTES
+        let too_much = self.backlogged || self.core.hub.pending_bytes() > BACKLOG_BYTES;
+        !too_much && !self.budget.is_spent(self.own_memory())
     }
 
     fn event(&mut self, event: &mio::event::Event) {
