@@ -141,7 +141,7 @@ fn a_port_in_use_is_one_line_that_names_it() {
     let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = holder.local_addr().expect("bound").to_string();
     let output = run(wsd(&["--listen", &address]));
-    assert_one_line(&output, 1, &[&address, "another program listens there"]);
+    assert_one_line(&output, 1, &[&address, "something listens there already"]);
     // Another wsd, whose listeners share ports among themselves, is another program as well.
     let other = Program::serve(&[]);
     let address = other.addresses()[0].to_string();
@@ -149,6 +149,18 @@ fn a_port_in_use_is_one_line_that_names_it() {
     let both = ["--listen", "127.0.0.1:0", "--listen", &address];
     assert_one_line(&run(wsd(&both)), 1, &[&address]);
     other.open("/echo").close();
+}
+
+/// Listeners of one program share their ports, so the system would give each a part of the other's connections.
+#[test]
+fn an_address_is_for_one_purpose() {
+    // Nobody else's: below the ports that the system chooses, on an address from which no connection comes.
+    let port = 10_000 + std::process::id() % 20_000;
+    let listen = format!("127.43.21.10:{port}");
+    for admin in [&listen, &format!("0.0.0.0:{port}")] {
+        let output = run(wsd(&["--listen", &listen, "--admin", admin]));
+        assert_one_line(&output, 1, &[admin, "something listens there already"]);
+    }
 }
 
 #[test]

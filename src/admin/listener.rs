@@ -52,11 +52,15 @@ enum Listener {
 }
 
 /// Listens. To be called after every worker has parted with the common descriptor table, or the port would stay
-/// taken in theirs.
-pub(crate) fn bind(address: &AdminAddress) -> io::Result<Bound> {
+/// taken in theirs. `is_taken` knows the addresses that the workers are about to listen on.
+pub(crate) fn bind(address: &AdminAddress, is_taken: impl Fn(SocketAddr) -> bool) -> io::Result<Bound> {
     match address {
         AdminAddress::Tcp(text) => {
-            let (taken, sockets) = reserve(&resolve(text)?)?;
+            let wanted = resolve(text)?;
+            if wanted.iter().copied().any(is_taken) {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            let (taken, sockets) = reserve(&wanted)?;
             let mut listeners = Vec::with_capacity(sockets.len());
             for (socket, address) in sockets.into_iter().zip(&taken) {
                 socket.listen(BACKLOG)?;

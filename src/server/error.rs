@@ -31,11 +31,16 @@ impl fmt::Display for StartError {
             Self::Setting(what) => f.write_str(what),
             Self::Certificate(error) => error.fmt(f),
             Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "cannot listen on {address}: another program listens there")
+                write!(f, "cannot listen on {address}: something listens there already")
             }
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::Admin(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "the admin listener cannot have {address}: another program listens there")
+                write!(f, "the admin listener cannot have {address}: something listens there already")
+            }
+            Self::Admin(address @ AdminAddress::Unix(_), error)
+                if error.kind() == io::ErrorKind::NotFound =>
+            {
+                write!(f, "the admin listener cannot have {address}: there is no such directory")
             }
             Self::Admin(address, error) => write!(f, "the admin listener cannot have {address}: {error}"),
             Self::System(error) => write!(f, "cannot start: {error}"),

@@ -89,7 +89,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
         descriptors,
         turned_away: AtomicU64::new(0),
     };
-    let admin = open_admin(config.admin.clone(), view)?;
+    let admin = open_admin(config.admin.clone(), &addresses.all, view)?;
     let watch = Watch::start(Arc::clone(&shared), log_may_change);
     for go in goes {
         let table_max = table_max(descriptors);
@@ -207,9 +207,14 @@ pub(super) fn check_settings(config: &Config, listeners: &[Passed]) -> Result<()
 
 /// The admin listener, if one is configured. It answers from here on, so that who asks whether the server is ready
 /// hears that it is not, yet.
-fn open_admin(address: Option<AdminAddress>, view: View) -> Result<Option<Admin>, StartError> {
+fn open_admin(
+    address: Option<AdminAddress>,
+    taken: &[SocketAddr],
+    view: View,
+) -> Result<Option<Admin>, StartError> {
     let Some(address) = address else { return Ok(None) };
-    let bound = admin::bind(&address).map_err(|error| StartError::Admin(address, error))?;
+    let bound = admin::bind(&address, |address| is_taken(address, taken));
+    let bound = bound.map_err(|error| StartError::Admin(address, error))?;
     bound.serve(view).map(Some).map_err(StartError::System)
 }
 
@@ -242,22 +247,34 @@ fn reserve(config: &Config) -> Result<Reserved, StartError> {
     Ok((Endpoints { all, plain }, held))
 }
 
+/// Adds those of one kind, each of them once.
 fn reserve_each(
     listen: &[String],
     addresses: &mut Vec<SocketAddr>,
     held: &mut Vec<socket2::Socket>,
 ) -> Result<(), StartError> {
-    for (index, text) in listen.iter().enumerate() {
-        if listen[..index].contains(text) {
-            continue;
-        }
+    let others = addresses.len();
+    for text in listen {
         let failed = |error| StartError::Listen(text.clone(), error);
-        let (taken, sockets) =
-            listener::reserve(&listener::resolve(text).map_err(failed)?).map_err(failed)?;
+        let mut wanted = listener::resolve(text).map_err(failed)?;
+        wanted.retain(|address| address.port() == 0 || !addresses[others..].contains(address));
+        if wanted.iter().any(|&address| is_taken(address, &addresses[..others])) {
+            return Err(failed(io::ErrorKind::AddrInUse.into()));
+        }
+        let (taken, sockets) = listener::reserve(&wanted).map_err(failed)?;
         addresses.extend(taken);
         held.extend(sockets);
     }
     Ok(())
+}
+
+/// Whether listeners on these addresses would get connections to this one. Nobody else says so: ours share their ports.
+fn is_taken(address: SocketAddr, taken: &[SocketAddr]) -> bool {
+    let (ip, port) = (address.ip(), address.port());
+    taken.iter().any(|other| {
+        let is_same = other.ip() == ip || other.ip().is_unspecified() || ip.is_unspecified();
+        port != 0 && other.port() == port && other.is_ipv4() == address.is_ipv4() && is_same
+    })
 }
 
 fn spawn(
@@ -303,5 +320,42 @@ impl Drop for StopOnExit {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("workers", &self.metrics.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_taken_once_by_one_kind_and_never_by_two() {
+        // Nobody else's: below the ports that the system chooses, on an address from which no connection comes.
+        let port = 10_000 + std::process::id() % 20_000;
+        let [one, same] = [format!("127.43.21.11:{port}"), format!("127.43.21.11:0{port}")];
+        let (mut all, mut held) = (Vec::new(), Vec::new());
+        reserve_each(&[one.clone(), same.clone(), one.clone()], &mut all, &mut held).expect("it is free");
+        assert_eq!((all.len(), held.len()), (1, 1), "{all:?}");
+        let refused = reserve_each(&[same], &mut all, &mut held);
+        assert!(
+            matches!(&refused, Err(StartError::Listen(_, error)) if error.kind() == io::ErrorKind::AddrInUse),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn an_address_is_taken_by_itself_and_by_every_address() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        for (wanted, listener, taken) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "0.0.0.0:80", true),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("[::]:80", "0.0.0.0:80", false),
+            ("[::]:80", "[::1]:80", true),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            assert_eq!(is_taken(address(wanted), &[address(listener)]), taken, "{wanted} beside {listener}");
+        }
     }
 }
