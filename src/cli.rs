@@ -25,8 +25,7 @@ use file::{File, RouteFlags};
 use limits::{DeflateFlags, LimitFlags};
 pub(crate) use log::Log;
 use log::LogFlags;
-use tls::TlsFlags;
-pub(crate) use tls::certificate_line;
+use tls::{TlsFlags, certificate_line};
 use tools::Tool;
 use unused::Unused;
 use values::{Admin, admin_address, host_and_port, network, origin};
@@ -151,8 +150,7 @@ impl Cli {
     fn check_file(file: &Path) -> Result<Vec<String>, String> {
         let (cli, _, _) = Self::read(vec!["wsd".into(), "--config".into(), file.into()])?;
         let server = cli.add_routes(Server::builder().config(cli.config()));
-        let wrong = |error: StartError| format!("wsd: {}: {error}", file.display());
-        let validities = server.check().map_err(wrong)?;
+        let validities = server.check().map_err(|error| cli.start_line(&error))?;
         let unused = Unused::of(&cli);
         let unused = unused.iter().map(|unused| format!("wsd: warning: {}: {unused}", file.display()));
         let warning = |(file, validity): (&PathBuf, _)| {
@@ -164,6 +162,7 @@ impl Cli {
     /// What these arguments mean, and the command with the file's values for defaults.
     fn read(arguments: Vec<OsString>) -> Result<(Self, Command, ArgMatches), String> {
         let mut command = Self::command();
+        let arguments = signed(arguments);
         // Which file, if any. What else may be wrong is told when its values are known.
         let first = command.clone().ignore_errors(true).try_get_matches_from(&arguments);
         let path = first.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
@@ -192,6 +191,23 @@ impl Cli {
     fn check(&self) -> Result<(), String> {
         self.tls.check()?;
         self.app.check().map_err(|what| format!("wsd: {what}; see wsd --help"))
+    }
+
+    /// Why the server that was asked for does not start, with the flag and the remedy.
+    pub(crate) fn start_line(&self, error: &StartError) -> String {
+        match error {
+            StartError::Certificate(error) => certificate_line(error),
+            StartError::Route(_) if self.routes.is_empty() => format!("wsd: --path: {error}; see wsd --help"),
+            StartError::Route(_) => format!("wsd: [[route]]: {error}; see wsd example-config"),
+            StartError::Listen(address, _) => {
+                let is_tls = self.tls.config().is_some_and(|tls| tls.listen.contains(address));
+                let flag = if is_tls { "--tls-listen" } else { "--listen" };
+                format!("wsd: {error}; choose another address with {flag}")
+            }
+            StartError::Admin(..) => format!("wsd: {error}; choose another one with --admin"),
+            StartError::Setting(_) => format!("wsd: {error}; see wsd --help"),
+            _ => format!("wsd: {error}"),
+        }
     }
 
     /// The server that was asked for, on the sockets that systemd passes, if it does. `log` changes when the file says
@@ -308,6 +324,22 @@ impl Cli {
         }
         config
     }
+}
+
+/// With `--flag -1` as `--flag=-1`, so that the flag says what is wrong with it: no flag begins with a dash and a digit.
+fn signed(arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        let is_signed = matches!(argument.as_encoded_bytes(), [b'-', b'0'..=b'9', ..]);
+        match joined.last_mut() {
+            Some(flag) if is_signed && flag.as_encoded_bytes().starts_with(b"--") => {
+                flag.push("=");
+                flag.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
 }
 
 /// What is wrong, with the flag and the remedy, on one line.

@@ -20,11 +20,10 @@ fn main() -> ExitCode {
     let log = cli::Log::start(cli.log);
     match cli.server(log).map_err(RunError::Start).and_then(|server| server.run_with(announce)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ RunError::Start(StartError::Route(_) | StartError::Setting(_))) => {
-            fail(EXIT_USAGE, &format!("wsd: {error}; see wsd --help"))
-        }
-        Err(RunError::Start(StartError::Certificate(error))) => {
-            fail(EXIT_USAGE, &cli::certificate_line(&error))
+        Err(RunError::Start(error)) => {
+            let typed =
+                matches!(error, StartError::Route(_) | StartError::Setting(_) | StartError::Certificate(_));
+            fail(if typed { EXIT_USAGE } else { EXIT_SYSTEM }, &cli.start_line(&error))
         }
         Err(error) => fail(EXIT_SYSTEM, &format!("wsd: {error}")),
     }

@@ -554,6 +554,7 @@ mod program {
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
             assert!(stderr.starts_with("wsd: ") && stderr.contains(&bad), "{stderr}");
+            assert!(stderr.ends_with("choose another one with --admin\n"), "{stderr}");
         }
     }
 

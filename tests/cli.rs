@@ -46,14 +46,15 @@ fn help_and_version_go_to_stdout() {
 
 #[test]
 fn a_bad_flag_is_one_line() {
-    let cases: [(&[&str], &str); 28] = [
+    let cases: [(&[&str], &str); 31] = [
         (&["--nope"], "--nope"),
         (&["--thread", "4"], "--thread"),
         (&["4"], "4"),
         (&["--threads"], "--threads"),
         (&["--threads", "nope"], "--threads"),
         (&["--threads", "0"], "--threads"),
-        (&["--threads", "-1"], "-1"),
+        (&["--threads", "-1"], "--threads"),
+        (&["--threads", "--app", "echo"], "--threads"),
         (&["--threads", "99999"], "--threads"),
         (&["--threads", "1", "--threads", "2"], "--threads"),
         (&["--listen", "nonsense"], "--listen"),
@@ -72,7 +73,9 @@ fn a_bad_flag_is_one_line() {
         (&["--max-headers", "129"], "--max-headers"),
         (&["--handshake-timeout", "5"], "--handshake-timeout"),
         (&["--close-timeout", "0"], "--close-timeout"),
-        (&["--ping-interval", "-5s"], "-5"),
+        (&["--ping-interval", "-5s"], "--ping-interval"),
+        (&["health", "--timeout", "-5s"], "--timeout"),
+        (&["--deflate", "-1"], "--deflate"),
         (&["--queue-hard", "1.5MiB"], "--queue-hard"),
         (&["--skip-sender=maybe"], "--skip-sender"),
     ];
@@ -84,7 +87,7 @@ fn a_bad_flag_is_one_line() {
         assert_one_line(
             &run(wsd(&["--listen", "127.0.0.1:0", "--path", path])),
             2,
-            &["route", "see wsd --help"],
+            &["--path", "route", "see wsd --help"],
         );
     }
 }
@@ -141,7 +144,7 @@ fn a_port_in_use_is_one_line_that_names_it() {
     let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = holder.local_addr().expect("bound").to_string();
     let output = run(wsd(&["--listen", &address]));
-    assert_one_line(&output, 1, &[&address, "something listens there already"]);
+    assert_one_line(&output, 1, &[&address, "something listens there already", "--listen"]);
     // Another wsd, whose listeners share ports among themselves, is another program as well.
     let other = Program::serve(&[]);
     let address = other.addresses()[0].to_string();
@@ -159,7 +162,7 @@ fn an_address_is_for_one_purpose() {
     let listen = format!("127.43.21.10:{port}");
     for admin in [&listen, &format!("0.0.0.0:{port}")] {
         let output = run(wsd(&["--listen", &listen, "--admin", admin]));
-        assert_one_line(&output, 1, &[admin, "something listens there already"]);
+        assert_one_line(&output, 1, &[admin, "something listens there already", "--admin"]);
     }
 }
 
