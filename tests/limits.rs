@@ -22,8 +22,9 @@ use wsd::{App, Context, Deflate, Limits, Message, Server};
 
 /// Each flag of `--print-limits`, and the tests that hold what it says.
 #[rustfmt::skip]
-const HELD_BY: [(&str, &str); 66] = [
+const HELD_BY: [(&str, &str); 68] = [
     ("--max-conns", "tests/lifecycle.rs::the_ceiling_holds_at_the_limit_and_one_more"),
+    ("--max-conns", "tests/limits.rs::what_the_system_gives_less_of_is_said"),
     ("--max-conns-per-ip", "tests/admission.rs::an_address_may_hold_so_many_connections_and_not_one_more"),
     ("--max-conns-per-ip", "src/net/addresses.rs::an_ipv6_network_of_64_bits_is_one_client"),
     ("--accept-rate", "src/net/pace.rs::a_second_s_worth_at_once_and_then_the_rate"),
@@ -33,6 +34,7 @@ const HELD_BY: [(&str, &str); 66] = [
     ("--max-age", "src/net/quotas.rs::connections_that_began_together_do_not_end_together"),
     ("--max-age", "tests/admission.rs::a_connection_ends_at_its_age_and_may_come_back_at_once"),
     ("--backlog", "tests/limits.rs::as_many_wait_to_be_accepted_as_the_backlog_says"),
+    ("--backlog", "tests/limits.rs::what_the_system_gives_less_of_is_said"),
     ("--max-message", "tests/frames.rs::f2_a_message_over_the_limit_is_refused_at_its_header"),
     ("--max-message", "tests/frames.rs::f2_the_default_limit_is_a_mebibyte"),
     ("--max-message", "tests/limits.rs::f4_a_bomb_stops_at_the_limit"),
@@ -155,6 +157,27 @@ fn as_many_wait_to_be_accepted_as_the_backlog_says() {
     assert!((4..=5).contains(&waiting.len()), "{} wait", waiting.len());
     program.signal(Signal::CONT);
     program.open("/echo").close();
+}
+
+#[test]
+fn what_the_system_gives_less_of_is_said() {
+    let said = |flags: &[&str]| {
+        let program = Program::serve(&[&["--threads", "1"], flags].concat());
+        program.signal(Signal::INT);
+        String::from_utf8(program.output().stderr).expect("UTF-8")
+    };
+    assert_eq!(said(&["--max-conns", "1", "--backlog", "1"]), "");
+    let line = said(&["--max-conns", "4294967295", "--backlog", "1"]);
+    assert!(line.contains("WARN") && line.contains("max_conns=4294967295 connections="), "{line}");
+    let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("it can be asked");
+    let somaxconn: u32 = somaxconn.trim().parse().expect("a number");
+    assert_eq!(said(&["--backlog", &somaxconn.min(65_535).to_string()]), "");
+    // The flag takes no more than that.
+    if somaxconn < 65_535 {
+        let line = said(&["--backlog", &(somaxconn + 1).to_string()]);
+        let numbers = format!("backlog={} somaxconn={somaxconn}", somaxconn + 1);
+        assert!(line.contains("WARN") && line.contains(&numbers), "{line}");
+    }
 }
 
 #[test]

@@ -1,8 +1,14 @@
 //! How many connections a server can hold, and why.
 
 use std::fmt;
+use std::fs;
+
+use tracing::warn;
 
 use crate::config::{Config, DESCRIPTOR_RESERVE, DescriptorTables};
+
+/// The longest queue of connections that the system gives a listener, whatever it asks for: listen(2).
+const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
 
 /// How many connections a server can hold, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +71,28 @@ impl Ceiling {
             configured: connections < possible,
             tables_refused: config.tables == DescriptorTables::PerWorker && private < config.threads,
         }
+    }
+}
+
+/// Warns of what the system gives less of than the configuration asks for.
+pub(super) fn warn_of_less(config: &Config, ceiling: &Ceiling) {
+    let connections = ceiling.connections;
+    if let Some(max_conns) = config.max_conns.filter(|&max| max > connections) {
+        warn!(
+            max_conns,
+            connections, "descriptors allow fewer connections than --max-conns (ulimit -n, LimitNOFILE)"
+        );
+    }
+    // That of a socket that was passed is not ours to ask for.
+    let opens = !config.listen.is_empty() || config.tls.as_ref().is_some_and(|tls| !tls.listen.is_empty());
+    // A service may not see it (`ProcSubset=pid`).
+    let somaxconn = fs::read_to_string(SOMAXCONN).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let backlog = config.backlog;
+    if let Some(somaxconn) = somaxconn.filter(|&most| opens && most < backlog) {
+        warn!(
+            backlog,
+            somaxconn, "the system lets fewer connections wait than --backlog (net.core.somaxconn)"
+        );
     }
 }
 

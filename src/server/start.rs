@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use super::ceiling::{Ceiling, table_max};
+use super::ceiling::{Ceiling, table_max, warn_of_less};
 use super::memory;
 use super::watch::Watch;
 use super::{Builder, Handle, StartError};
@@ -83,6 +83,7 @@ pub(super) fn start(builder: Builder) -> Result<Handle, StartError> {
     shared.seats.provide(ceiling.connections);
 
     let (mut addresses, reserved) = reserve(&config)?;
+    warn_of_less(&config, &ceiling);
     let view = View {
         shared: Arc::clone(&shared),
         private_tables: ceiling.tables > 1,
