@@ -22,7 +22,7 @@ use wsd::{App, Context, Deflate, Limits, Message, Server};
 
 /// Each flag of `--print-limits`, and the tests that hold what it says.
 #[rustfmt::skip]
-const HELD_BY: [(&str, &str); 68] = [
+const HELD_BY: [(&str, &str); 70] = [
     ("--max-conns", "tests/lifecycle.rs::the_ceiling_holds_at_the_limit_and_one_more"),
     ("--max-conns", "tests/limits.rs::what_the_system_gives_less_of_is_said"),
     ("--max-conns-per-ip", "tests/admission.rs::an_address_may_hold_so_many_connections_and_not_one_more"),
@@ -51,6 +51,7 @@ const HELD_BY: [(&str, &str); 68] = [
     ("--handshake-timeout", "src/conn/tests.rs::the_handshake_deadline_is_absolute"),
     ("--handshake-timeout", "tests/handshake.rs::h4_bytes_that_trickle_in_do_not_extend_the_handshake"),
     ("--ping-interval", "src/conn/tests.rs::silence_is_answered_with_a_ping_and_then_with_the_end"),
+    ("--ping-interval", "src/conn/tests.rs::connections_that_began_together_are_not_pinged_together"),
     ("--ping-interval", "src/conn/tests.rs::any_sign_of_life_puts_the_ping_off"),
     ("--ping-interval", "tests/lifecycle.rs::whoever_talks_is_not_pinged"),
     ("--pong-timeout", "src/conn/tests.rs::silence_is_answered_with_a_ping_and_then_with_the_end"),
@@ -90,6 +91,7 @@ const HELD_BY: [(&str, &str); 68] = [
     ("--drain-timeout", "tests/drain.rs::settings_that_cannot_be_kept_are_refused"),
     ("--drain-code", "tests/drain.rs::the_code_is_a_setting_and_the_state_can_be_asked_for"),
     ("--drain-code", "tests/limits.rs::what_no_limit_can_be_is_refused"),
+    ("--drain-retry", "tests/drain.rs::settings_that_cannot_be_kept_are_refused"),
     ("--drain-retry", "src/net/drain.rs::hints_are_within_bounds_and_differ"),
 ];
 

@@ -322,6 +322,19 @@ fn silence_is_answered_with_a_ping_and_then_with_the_end() {
 }
 
 #[test]
+fn connections_that_began_together_are_not_pinged_together() {
+    for (jitter, due) in [(0, 22.5), (51, 23.5), (255, 27.5)] {
+        let mut bench = Bench::open();
+        bench.conn = Conn::new(bench.now, &bench.limits, jitter);
+        bench.conn.open(bench.now, &bench.limits);
+        bench.at(due - 0.01);
+        assert_eq!(bench.wire(), b"", "{jitter}");
+        bench.at(due + 0.01);
+        assert_eq!(bench.wire(), b"\x89\x00", "{jitter}");
+    }
+}
+
+#[test]
 fn any_sign_of_life_puts_the_ping_off() {
     let mut bench = Bench::open();
     for minute in 1..5 {

@@ -125,6 +125,19 @@ mod tests {
         assert_eq!(slots.get_mut(new), Some(&mut "new"), "an old key frees nobody either");
     }
 
+    /// Who came together has timers evenly apart: of any 32 keys in a row, some in each sixteenth.
+    #[test]
+    fn neighbours_have_numbers_far_apart() {
+        for first in [1, 1_000, u32::MAX - 100] {
+            let mut sixteenths = [0; 16];
+            for step in 0..32 {
+                let key = Key { slot: 0, generation: first.wrapping_add(step) };
+                sixteenths[usize::from(key.jitter() / 16)] += 1;
+            }
+            assert!(sixteenths.iter().all(|many| (1..=3).contains(many)), "{sixteenths:?}");
+        }
+    }
+
     /// Connections come and go as in a server: in each turn some end, some come, and the events of all that ever were
     /// may still be on their way.
     #[test]
