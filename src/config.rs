@@ -162,8 +162,13 @@ pub struct Drain {
     /// The close code, of those that a server may send.
     pub code: u16,
     /// The wait before reconnecting that the reason asks for, as `retry=` and milliseconds: for each client another
-    /// one, between a half of this and one and a half.
+    /// one, between a half of this and one and a half. At most [`Drain::RETRY_MAX`].
     pub retry: Duration,
+}
+
+impl Drain {
+    /// One and a half of it are still milliseconds of six digits, which is what clients take for a hint.
+    pub const RETRY_MAX: Duration = Duration::from_secs(600);
 }
 
 impl Default for Drain {

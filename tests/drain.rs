@@ -270,6 +270,11 @@ fn settings_that_cannot_be_kept_are_refused() {
     let error =
         start(Drain { timeout: 2 * second - Duration::from_millis(1), ..exact }).expect_err("one less");
     assert!(error.to_string().contains("--drain-timeout"), "{error}");
+    let retry = Drain::RETRY_MAX;
+    start(Drain { retry, ..exact }).expect("at the limit");
+    let retry = retry + Duration::from_millis(1);
+    let error = start(Drain { retry, ..exact }).expect_err("one more");
+    assert!(error.to_string().contains("--drain-retry"), "{error}");
     for code in [0, 999, 1004, 1005, 1006, 1015, 2999, 5000] {
         let error = start(Drain { code, ..exact }).expect_err("no code to send");
         assert!(error.to_string().contains("--drain-code"), "{error}");

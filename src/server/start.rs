@@ -15,7 +15,7 @@ use super::memory;
 use super::watch::Watch;
 use super::{Builder, Handle, StartError};
 use crate::admin::{self, Admin, View};
-use crate::config::{AdminAddress, Config, DescriptorTables, QueueTotal, Tls, Validity};
+use crate::config::{AdminAddress, Config, DescriptorTables, Drain, QueueTotal, Tls, Validity};
 use crate::http::Page;
 use crate::hub::audience::Audience;
 use crate::metrics::{RouteLedger, WorkerMetrics};
@@ -183,6 +183,9 @@ pub(super) fn check_settings(config: &Config, listeners: &[Passed]) -> Result<()
         return Err(StartError::Setting(
             "--drain-timeout must be at least --drain-grace and --drain-spread together",
         ));
+    }
+    if drain.retry > Drain::RETRY_MAX {
+        return Err(StartError::Setting("--drain-retry must be at most 10m: clients believe no longer wait"));
     }
     if CloseCode::new(drain.code).is_none() {
         return Err(StartError::Setting(
