@@ -57,7 +57,7 @@ pub enum OnOff {
 /// The flags of a run.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The server; without a path, /echo (or /chat with --mode broadcast)
+    /// The server; without a path, or with / alone, /echo (or /chat with --mode broadcast). /? is the path / itself
     #[arg(default_value = "ws://127.0.0.1:8080")]
     pub url: String,
 
