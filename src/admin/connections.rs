@@ -105,15 +105,29 @@ fn describe(id: ConnId, row: &Row, view: &View) -> Value {
         "subprotocol": row.subprotocol,
         "phase": row.phase,
         "age_seconds": row.age.as_secs(),
-        "idle_seconds": row.idle.as_secs_f64(),
+        "idle_seconds": seconds(row.idle),
         "queued_bytes": row.queued_bytes,
-        "waiting_seconds": row.waits.map(|waits| waits.as_secs_f64()),
+        "waiting_seconds": row.waits.map(seconds),
     })
+}
+
+/// With the three places that there are: a fraction that is added to whole seconds would have more.
+fn seconds(time: Duration) -> f64 {
+    time.as_millis() as f64 / 1e3
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_milliseconds_and_no_more() {
+        for millis in 0..100_000 {
+            let said = seconds(Duration::from_millis(millis)).to_string();
+            let places = said.split_once('.').map_or(0, |(_, places)| places.len());
+            assert!(places <= 3, "{said}");
+        }
+    }
 
     #[test]
     fn pages() {
