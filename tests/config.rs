@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use common::admin::get;
-use common::program::{Program, run, wsd};
+use common::program::{Program, activated, listen, run, wsd};
 use common::{Client, request, text};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -182,6 +182,16 @@ fn a_setting_that_nothing_uses_is_a_warning() {
             assert_eq!(output.stdout.ends_with(b": ok\n"), code == 0, "{content}");
         }
     }
+}
+
+/// Who begins with the example gets what who begins without a file gets: the default address gives way to a socket.
+#[test]
+fn the_example_takes_no_address() {
+    let output = run(wsd(&["example-config"]));
+    let file = File::new("begun", &String::from_utf8(output.stdout).expect("UTF-8"));
+    let (socket, address) = listen();
+    let program = Program::start(activated(socket, &["--config", file.path()]));
+    assert_eq!(program.addresses(), [address], "{}", program.ready);
 }
 
 #[test]

@@ -22,6 +22,9 @@ const EXAMPLES: [(&str, &str); 11] = [
     ("gap-notice", r#"'{"type":"gap"}'"#),
 ];
 
+/// The setting whose default gives way to other addresses, as the same value from a file would not.
+const GIVES_WAY: &str = "listen";
+
 const HEAD: &str = "\
 # wsd's settings, each with its default: wsd --config wsd.toml
 #
@@ -68,6 +71,7 @@ pub(super) fn file(command: &Command) -> String {
         }
         let key = argument.get_long().unwrap_or_default();
         match default(argument) {
+            Some(value) if key == GIVES_WAY => _ = writeln!(out, "#{key} = {value}"),
             Some(value) => _ = writeln!(out, "{key} = {value}"),
             None => {
                 let example =
