@@ -5,7 +5,8 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use ppp::{HeaderResult, PartialResult as _, v1, v2};
+use ppp::v2::ParseError;
+use ppp::{PartialResult as _, v1, v2};
 
 use super::Status;
 
@@ -16,6 +17,9 @@ pub const PROXY_HEADER_MAX: usize = 2048;
 /// How version 1 begins, and the bytes that it may have.
 const LINE_START: &[u8] = b"PROXY ";
 const LINE_MAX: usize = 107;
+
+/// What version 2 has in front of the addresses: it ends with their length.
+const BLOCK_START_BYTES: usize = 16;
 
 /// What comes first on a connection is no PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,39 +34,43 @@ pub type ProxyHeader = (usize, Option<IpAddr>);
 /// # Errors
 /// It is none, or longer than [`PROXY_HEADER_MAX`].
 pub fn proxy_header(input: &[u8]) -> Result<Status<ProxyHeader>, InvalidProxyHeader> {
-    // The parser takes a line of version 1 that is cut in two for a wrong one: it gets whole lines.
-    let of_line = &input[..input.len().min(LINE_MAX)];
-    let is_line = of_line.starts_with(LINE_START) || LINE_START.starts_with(of_line);
-    if is_line && !of_line.windows(2).any(|pair| pair == b"\r\n") {
-        return if of_line.len() < LINE_MAX { Ok(Status::Partial) } else { Err(InvalidProxyHeader) };
-    }
-    let parsed = HeaderResult::parse(input);
-    if !is_line && parsed.is_incomplete() {
-        return if input.len() < PROXY_HEADER_MAX { Ok(Status::Partial) } else { Err(InvalidProxyHeader) };
-    }
-    let (len, client) = match parsed {
-        HeaderResult::V1(Ok(header)) => {
-            let client = match header.addresses {
-                v1::Addresses::Tcp4(tcp) => Some(IpAddr::V4(tcp.source_address)),
-                v1::Addresses::Tcp6(tcp) => Some(IpAddr::V6(tcp.source_address)),
-                v1::Addresses::Unknown => None,
-            };
-            (header.header.len(), client)
-        }
-        HeaderResult::V2(Ok(header)) => {
-            let client = match (header.command, header.addresses) {
-                (v2::Command::Proxy, v2::Addresses::IPv4(ip)) => Some(IpAddr::V4(ip.source_address)),
-                (v2::Command::Proxy, v2::Addresses::IPv6(ip)) => Some(IpAddr::V6(ip.source_address)),
-                _ => None,
-            };
-            (header.len(), client)
-        }
-        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => return Err(InvalidProxyHeader),
+    let is_line = input.starts_with(LINE_START) || LINE_START.starts_with(input);
+    if is_line { line(input) } else { block(input) }
+}
+
+/// Version 1. The parser takes a line that is cut in two for a wrong one: it gets whole lines.
+fn line(input: &[u8]) -> Result<Status<ProxyHeader>, InvalidProxyHeader> {
+    let window = &input[..input.len().min(LINE_MAX)];
+    let Some(end) = window.windows(2).position(|pair| pair == b"\r\n") else {
+        return if window.len() < LINE_MAX { Ok(Status::Partial) } else { Err(InvalidProxyHeader) };
     };
-    if len > PROXY_HEADER_MAX {
-        return Err(InvalidProxyHeader);
-    }
+    let len = end + 2;
+    let header = v1::Header::try_from(&input[..len]).map_err(|_| InvalidProxyHeader)?;
+    let client = match header.addresses {
+        v1::Addresses::Tcp4(tcp) => Some(IpAddr::V4(tcp.source_address)),
+        v1::Addresses::Tcp6(tcp) => Some(IpAddr::V6(tcp.source_address).to_canonical()),
+        v1::Addresses::Unknown => None,
+    };
     Ok(Status::Complete((len, client)))
+}
+
+/// Version 2.
+fn block(input: &[u8]) -> Result<Status<ProxyHeader>, InvalidProxyHeader> {
+    let header = match v2::Header::try_from(input) {
+        Ok(header) if header.len() <= PROXY_HEADER_MAX => header,
+        // Refused when it says how long it is, and not when that much has come.
+        Err(ParseError::Partial(_, rest)) if BLOCK_START_BYTES + rest > PROXY_HEADER_MAX => {
+            return Err(InvalidProxyHeader);
+        }
+        Err(error) if error.is_incomplete() => return Ok(Status::Partial),
+        _ => return Err(InvalidProxyHeader),
+    };
+    let client = match (header.command, &header.addresses) {
+        (v2::Command::Proxy, v2::Addresses::IPv4(ip)) => Some(IpAddr::V4(ip.source_address)),
+        (v2::Command::Proxy, v2::Addresses::IPv6(ip)) => Some(IpAddr::V6(ip.source_address).to_canonical()),
+        _ => None,
+    };
+    Ok(Status::Complete((header.len(), client)))
 }
 
 /// The client of a request that came through trusted proxies: the last address in the `X-Forwarded-For` headers that
@@ -122,6 +130,17 @@ mod tests {
         }
     }
 
+    /// As a proxy writes it whose listener takes both kinds.
+    #[test]
+    fn an_ipv4_address_is_one_however_it_is_written() {
+        let line = b"PROXY TCP6 ::ffff:192.0.2.7 ::1 4660 8080\r\n";
+        assert_eq!(proxy_header(line), Ok(Status::Complete((line.len(), Some(ip("192.0.2.7"))))));
+        let mut block = version_2(1, 24);
+        block[13] = 0x21;
+        block[16..32].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 7]);
+        assert_eq!(proxy_header(&block), Ok(Status::Complete((52, Some(ip("192.0.2.7"))))));
+    }
+
     #[test]
     fn a_proxy_that_asks_for_itself_names_nobody() {
         let local = version_2(0, 0);
@@ -131,7 +150,13 @@ mod tests {
 
     #[test]
     fn what_is_no_header_is_refused_at_once() {
-        for input in [&b"GET / HTTP/1.1\r\n"[..], b"PROXY TCP4 nonsense\r\n", b"\x16\x03\x01\x02\x00\x01"] {
+        for input in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"PROXY TCP4 nonsense\r\n",
+            b"PROXY\r",
+            b"PROXY\rT",
+            b"\x16\x03\x01\x02\x00\x01",
+        ] {
             assert_eq!(proxy_header(input), Err(InvalidProxyHeader), "{input:?}");
         }
         let endless = [b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat();
@@ -144,7 +169,8 @@ mod tests {
         assert!(matches!(proxy_header(&whole), Ok(Status::Complete((PROXY_HEADER_MAX, Some(_))))));
         let long = version_2(1, PROXY_HEADER_MAX - 27);
         assert_eq!(proxy_header(&long), Err(InvalidProxyHeader));
-        assert_eq!(proxy_header(&long[..PROXY_HEADER_MAX]), Err(InvalidProxyHeader), "more would not help");
+        assert_eq!(proxy_header(&long[..16]), Err(InvalidProxyHeader), "it says so at once");
+        assert_eq!(proxy_header(&long[..15]), Ok(Status::Partial));
     }
 
     #[test]
