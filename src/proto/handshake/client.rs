@@ -155,6 +155,13 @@ pub fn parse_response(
     if values("sec-websocket-accept").next().is_none_or(|accept| accept.trim().as_bytes() != expected) {
         return Err(ResponseError::AcceptKey);
     }
+    // What is no text is nothing that was asked for, and would not be seen below.
+    let is_choice = |name: &str| {
+        ["sec-websocket-protocol", "sec-websocket-extensions"].iter().any(|it| it.eq_ignore_ascii_case(name))
+    };
+    if parsed.headers.iter().any(|it| is_choice(it.name) && std::str::from_utf8(it.value).is_err()) {
+        return Err(ResponseError::Unasked);
+    }
     let subprotocol = values("sec-websocket-protocol").next().map(str::trim);
     if subprotocol.is_some_and(|chosen| !subprotocols.contains(&chosen)) {
         return Err(ResponseError::Unasked);
@@ -230,6 +237,20 @@ mod tests {
         };
         assert_eq!(upgraded.deflate.map(|agreed| agreed.receive_window), Some(server.send_window));
         assert_eq!(parse_response(&out, KEY, &[], None), Err(ResponseError::Unasked));
+    }
+
+    #[test]
+    fn a_choice_that_cannot_be_read_is_none_of_ours() {
+        for name in ["Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"] {
+            for value in [&b"v1\xff"[..], b"permessage-deflate; c\x94\x95ent_no_context_takeover"] {
+                let mut out = Vec::new();
+                encode_accept(&mut out, KEY, None, None);
+                out.truncate(out.len() - 2);
+                out.extend([name.as_bytes(), b": ", value, b"\r\n\r\n"].concat());
+                let answer = parse_response(&out, KEY, &["v1"], Some(&Deflate::default()));
+                assert_eq!(answer, Err(ResponseError::Unasked), "{name}");
+            }
+        }
     }
 
     #[test]
