@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::accept_key;
-use super::grammar::list_elements;
+use super::grammar::{list_elements, trim};
 use crate::config::Deflate;
 use crate::proto::Status;
 use crate::proto::deflate::{self, Agreed};
@@ -152,7 +152,7 @@ pub fn parse_response(
         return Err(ResponseError::NotUpgraded);
     }
     let expected = accept_key(key.as_bytes());
-    if values("sec-websocket-accept").next().is_none_or(|accept| accept.trim().as_bytes() != expected) {
+    if values("sec-websocket-accept").next().is_none_or(|accept| trim(accept).as_bytes() != expected) {
         return Err(ResponseError::AcceptKey);
     }
     // What is no text is nothing that was asked for, and would not be seen below.
@@ -162,7 +162,7 @@ pub fn parse_response(
     if parsed.headers.iter().any(|it| is_choice(it.name) && std::str::from_utf8(it.value).is_err()) {
         return Err(ResponseError::Unasked);
     }
-    let subprotocol = values("sec-websocket-protocol").next().map(str::trim);
+    let subprotocol = values("sec-websocket-protocol").next().map(trim);
     if subprotocol.is_some_and(|chosen| !subprotocols.contains(&chosen)) {
         return Err(ResponseError::Unasked);
     }
@@ -223,6 +223,17 @@ mod tests {
             parse_response(&out, "AAAAAAAAAAAAAAAAAAAAAA==", &["v1"], None),
             Err(ResponseError::AcceptKey)
         );
+    }
+
+    /// Optional whitespace is space and tab (RFC 9110 section 5.6.3).
+    #[test]
+    fn only_http_s_own_whitespace_is_none() {
+        let answer = |value: &str| {
+            let head = "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept:";
+            parse_response(format!("{head}{value}\r\n\r\n").as_bytes(), KEY, &[], None)
+        };
+        assert!(matches!(answer("\t s3pPLMBiTxaQ9kYGzzhZRbK+xOo= \t"), Ok(Status::Complete(_))));
+        assert_eq!(answer("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\u{a0}"), Err(ResponseError::AcceptKey));
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| digits)
 }
 
-fn trim(text: &str) -> &str {
+pub(super) fn trim(text: &str) -> &str {
     text.trim_matches([' ', '\t'])
 }
 
