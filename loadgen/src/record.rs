@@ -3,7 +3,7 @@
 //!
 //! Values are nanoseconds. While messages flow, a [`recorder`](crate::recorder) takes the samples.
 
-use hdrhistogram::{AdditionError, Histogram};
+use hdrhistogram::Histogram;
 
 use crate::connects::ConnectSlice;
 
@@ -93,15 +93,16 @@ impl Latencies {
         self.max_ns = self.max_ns.max(other.max_ns);
     }
 
-    /// Adds all samples of one with other bounds, as another tool may have written it.
-    ///
-    /// # Errors
-    /// One of its samples lies beyond [`LATENCY_NS_MAX`].
-    pub fn try_merge(&mut self, other: &Self) -> Result<(), AdditionError> {
-        self.histogram.add(&other.histogram)?;
-        self.clamped += other.clamped;
-        self.max_ns = self.max_ns.max(other.max_ns);
-        Ok(())
+    /// Adds samples that were counted elsewhere, as so many between two values; `None` where they lie beyond what a
+    /// histogram holds.
+    pub fn try_add(&mut self, low_ns: u64, high_ns: u64, count: u64) -> Option<()> {
+        // Which has counts up to the next power of two.
+        if high_ns >= LATENCY_NS_MAX.next_power_of_two() {
+            return None;
+        }
+        self.histogram.record_n(low_ns, count).ok()?;
+        self.max_ns = self.max_ns.max(high_ns);
+        Some(())
     }
 
     /// How many samples there are.
@@ -143,13 +144,6 @@ impl Latencies {
     /// The histogram itself, for the writers of logs.
     pub const fn histogram(&self) -> &Histogram<u64> {
         &self.histogram
-    }
-}
-
-impl From<Histogram<u64>> for Latencies {
-    fn from(histogram: Histogram<u64>) -> Self {
-        let max_ns = histogram.max();
-        Self { histogram, clamped: 0, max_ns }
     }
 }
 

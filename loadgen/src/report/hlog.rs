@@ -12,11 +12,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hdrhistogram::Histogram;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
+use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
 use serde_json::Value;
 
+use super::encoded;
 use super::json;
 use super::summary::Summary;
 use crate::cli::Mode;
@@ -189,15 +189,12 @@ impl Hlog {
         };
         let mut tags: BTreeMap<String, Latencies> = BTreeMap::new();
         let mut seconds: BTreeMap<u32, (bool, Latencies)> = BTreeMap::new();
-        let mut deserializer = Deserializer::new();
         for (number, entry) in IntervalLogIterator::new(bytes).enumerate() {
             let entry = entry.map_err(|_| format!("entry {} is no interval histogram", number + 1))?;
             let LogEntry::Interval(interval) = entry else { continue };
             let broken = || format!("entry {}: the histogram is damaged", number + 1);
             let bytes = STANDARD.decode(interval.encoded_histogram()).map_err(|_| broken())?;
-            let histogram: Histogram<u64> =
-                deserializer.deserialize(&mut &bytes[..]).map_err(|_| broken())?;
-            let latencies = Latencies::from(histogram);
+            let latencies = encoded::read(&bytes).ok_or_else(broken)?;
             let tag = interval.tag().map(|tag| tag.as_str().to_owned()).unwrap_or_default();
             let (warmup, tag) = tag.strip_prefix(WARMUP).map_or((false, &*tag), |tag| (true, tag));
             if RESPONSES.contains(&tag) {
@@ -205,10 +202,10 @@ impl Hlog {
                 let (only_warmup, sum) =
                     seconds.entry(second).or_insert_with(|| (true, Latencies::default()));
                 *only_warmup &= warmup;
-                sum.try_merge(&latencies).map_err(|_| broken())?;
+                sum.merge(&latencies);
             }
             if !warmup {
-                tags.entry(tag.to_owned()).or_default().try_merge(&latencies).map_err(|_| broken())?;
+                tags.entry(tag.to_owned()).or_default().merge(&latencies);
             }
         }
         if tags.is_empty() {

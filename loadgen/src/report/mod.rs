@@ -4,6 +4,7 @@
 pub mod comparison;
 pub mod connects;
 pub mod csv;
+pub mod encoded;
 pub mod format;
 pub mod hgrm;
 pub mod hlog;

@@ -123,7 +123,9 @@ pub fn comparison(it: &Comparison, a: &[Stored], b: &[Stored], labels: [&str; 2]
     );
     let sum = |side: &[Stored]| -> Option<Latencies> {
         let mut sum = Latencies::default();
-        side.iter().try_for_each(|run| sum.try_merge(run.curves.get(it.quantity)?).ok())?;
+        for run in side {
+            sum.merge(run.curves.get(it.quantity)?);
+        }
         Some(sum)
     };
     if let (Some(left), Some(right)) = (sum(a), sum(b)) {
