@@ -40,6 +40,9 @@ pub struct Sum {
 pub fn sum(logs: Vec<Hlog>, results: &[Value]) -> Result<Sum, String> {
     let first = results.first().ok_or("there is nothing to merge")?;
     let mut config = first["config"].clone();
+    if !config.is_object() {
+        return Err("the first log's result has no configuration".to_owned());
+    }
     for other in &results[1..] {
         for (key, value) in other["config"].as_object().into_iter().flatten() {
             if ADDED.contains(&key.as_str()) {
@@ -132,7 +135,7 @@ impl Sum {
 
 fn add(a: &Value, b: &Value) -> Value {
     match (a.as_u64(), b.as_u64(), a.as_f64(), b.as_f64()) {
-        (Some(a), Some(b), ..) => (a + b).into(),
+        (Some(a), Some(b), ..) => a.saturating_add(b).into(),
         (_, _, Some(a), Some(b)) => (a + b).into(),
         _ => a.clone(),
     }
@@ -206,5 +209,17 @@ mod tests {
             [one(1, "VALID", 1), one(1, "VALID", 1)].into_iter().unzip();
         results[1]["config"]["mode"] = "broadcast".into();
         assert!(sum(logs, &results).expect_err("unlike").starts_with("mode differs"));
+    }
+
+    /// As somebody may have written it, or something may have damaged it.
+    #[test]
+    fn results_that_are_none() {
+        let (log, mut result) = one(1, "VALID", 1);
+        let other = result.clone();
+        result["config"] = json!("echo");
+        let error = sum(vec![log], &[result, other]).expect_err("no object");
+        assert!(error.contains("no configuration"), "{error}");
+        assert_eq!(add(&json!(u64::MAX), &json!(1)), json!(u64::MAX));
+        assert_eq!(add(&json!(1), &json!("one")), json!(1));
     }
 }
