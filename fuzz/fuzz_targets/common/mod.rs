@@ -9,6 +9,9 @@ use wsd::{Deflate, Limits};
 /// Small, so that the input reaches it.
 pub const MESSAGE_BYTES_MAX: u32 = 300;
 
+/// Fewer than the input has room for.
+pub const FRAGMENTS_MAX: u32 = 5;
+
 /// What came of a stream.
 #[derive(Debug, Default, PartialEq)]
 pub struct Outcome {
@@ -23,8 +26,12 @@ pub struct Outcome {
 
 /// Feeds a stream in pieces whose lengths are those of `cuts`, over and over.
 pub fn run(stream: &[u8], cuts: &[u8], agreed: Option<Agreed>) -> Outcome {
-    let limits =
-        Limits { max_message: MESSAGE_BYTES_MAX, max_fragments: 5, control_rate: 0, ..Limits::default() };
+    let limits = Limits {
+        max_message: MESSAGE_BYTES_MAX,
+        max_fragments: FRAGMENTS_MAX,
+        control_rate: 0,
+        ..Limits::default()
+    };
     let mut pool = Pool::new(Deflate::default());
     let mut conn = Conn::new(Millis(0), &limits, 0);
     conn.open(Millis(0), &limits);
