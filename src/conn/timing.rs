@@ -18,12 +18,16 @@ impl Conn {
         if !self.is_open() {
             return self.deadline;
         }
-        let stalled = self.outbox.as_ref().map_or(Millis::NEVER, |outbox| outbox.progress_at());
-        let over_soft = self.outbox.as_ref().map_or(Millis::NEVER, |outbox| outbox.over_soft_at());
-        self.ping_deadline(limits)
-            .min(over_soft.after(limits.queue_soft_time))
-            .min(stalled.after(limits.progress_timeout))
-            .min(self.message_began.after(limits.assembly_timeout))
+        // Asked for with every message: mostly nothing waits for the peer, and nothing is half there.
+        let mut deadline = self.ping_deadline(limits);
+        if let Some(outbox) = &self.outbox {
+            let over_soft = outbox.over_soft_at().after(limits.queue_soft_time);
+            deadline = deadline.min(over_soft).min(outbox.progress_at().after(limits.progress_timeout));
+        }
+        if self.message_began != Millis::NEVER {
+            deadline = deadline.min(self.message_began.after(limits.assembly_timeout));
+        }
+        deadline
     }
 
     /// The deadline has passed, perhaps. A ping goes to `out`.
