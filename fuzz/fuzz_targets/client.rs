@@ -4,8 +4,10 @@
 
 #![no_main]
 
+mod cuts;
 mod frames;
 
+use cuts::pieces;
 use frames::{End, Rules};
 use libfuzzer_sys::fuzz_target;
 use loadgen::client::{Client, DEFLATE, Fault, Input, LIMITS, Offer, State};
@@ -80,12 +82,7 @@ fn run(stream: &[u8], cuts: &[u8], offer: &Offer, leaving: bool, short: bool) ->
     let mut client = Client::default();
     let mut inflater = None;
     let mut outcome = Outcome::default();
-    let mut lens = cuts.iter().map(|cut| usize::from(*cut) + 1).cycle();
-    let mut rest = stream;
-    while !rest.is_empty() {
-        let (part, after) = rest.split_at(lens.next().unwrap_or(rest.len()).min(rest.len()));
-        rest = after;
-        let mut part = part.to_vec();
+    for mut part in pieces(stream, cuts) {
         let mut at = 0;
         while at < part.len() {
             if let Some(payload) = client.whole_message(&part[at..]).filter(|_| short) {

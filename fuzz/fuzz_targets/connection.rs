@@ -4,6 +4,7 @@
 #![no_main]
 
 mod common;
+mod cuts;
 mod frames;
 
 use common::{FRAGMENTS_MAX, MESSAGE_BYTES_MAX, run};

@@ -4,6 +4,7 @@
 #![no_main]
 
 mod common;
+mod cuts;
 
 use common::run;
 use libfuzzer_sys::fuzz_target;

@@ -6,6 +6,8 @@ use wsd::proto::deflate::{Agreed, Pool};
 use wsd::proto::{Header, OpCode, Role, Status};
 use wsd::{Deflate, Limits};
 
+use crate::cuts::pieces;
+
 /// Small, so that the input reaches it.
 pub const MESSAGE_BYTES_MAX: u32 = 300;
 
@@ -39,12 +41,9 @@ pub fn run(stream: &[u8], cuts: &[u8], agreed: Option<Agreed>) -> Outcome {
         conn.enable_deflate(agreed, &pool);
     }
     let mut outcome = Outcome::default();
-    let mut lens = cuts.iter().map(|cut| usize::from(*cut) + 1).cycle();
-    let mut rest = stream;
-    while !rest.is_empty() {
-        let (part, after) = rest.split_at(lens.next().unwrap_or(rest.len()).min(rest.len()));
-        rest = after;
-        let mut part = part.to_vec();
+    let mut arrived = 0;
+    for mut part in pieces(stream, cuts) {
+        arrived += part.len();
         let mut at = 0;
         while at < part.len() {
             let (used, received) =
@@ -62,7 +61,7 @@ pub fn run(stream: &[u8], cuts: &[u8], agreed: Option<Agreed>) -> Outcome {
                 Some(Received::Closed(ended)) => {
                     assert!(outcome.closed.is_none(), "closed twice");
                     outcome.closed = Some(ended.close.code.get());
-                    outcome.closed_at = Some(stream.len() - rest.len());
+                    outcome.closed_at = Some(arrived);
                 }
                 // Nothing waits here, and nobody closes but for what the peer did.
                 Some(Received::Ignored(what)) => assert_eq!(what, Ignored::PingOverRate),
