@@ -171,34 +171,27 @@ impl Listener {
         let socket = bind(address, true)?;
         set_options(&socket, user_timeout)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        let socket = TcpListener::from_std(socket.into());
-        Ok(Self {
-            socket,
-            secure,
-            inherited: false,
-            taken: false,
-            deaf: false,
-            reserve: open_reserve(),
-            retry: None,
-            overdue: None,
-        })
+        Ok(Self::new(socket, secure, false))
     }
 
     /// Accepts from a socket that listens already, by a descriptor of our own. Its queue is one for all who hold it.
     pub(crate) fn inherit(passed: &Passed, user_timeout: Duration) -> io::Result<Self> {
         let socket = Socket::from(passed.socket.try_clone()?);
         set_options(&socket, user_timeout)?;
-        let socket = TcpListener::from_std(socket.into());
-        Ok(Self {
-            socket,
-            secure: passed.secure,
-            inherited: true,
+        Ok(Self::new(socket, passed.secure, true))
+    }
+
+    fn new(socket: Socket, secure: bool, inherited: bool) -> Self {
+        Self {
+            socket: TcpListener::from_std(socket.into()),
+            secure,
+            inherited,
             taken: false,
             deaf: false,
             reserve: open_reserve(),
             retry: None,
             overdue: None,
-        })
+        }
     }
 
     /// Another time for connections that are not accepted yet.
